@@ -1,0 +1,1 @@
+"""Data with sources: cost profiles (TOML) and recorded guests. No code."""

@@ -1,0 +1,153 @@
+"""One scenario: everything about a run but the approach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import tomli_w
+
+from smmu_lab.scenario.costs import COSTS, Costs, read_toml
+from smmu_lab.scenario.fields import (
+    FLAG,
+    NATURAL,
+    InvalidInput,
+    Kind,
+    Settings,
+    invalid,
+    nested,
+    setting,
+    settings,
+    whole,
+)
+from smmu_lab.scenario.workload import Recorded, Unmaps
+
+WORKLOADS: dict[str, type[Unmaps | Recorded]] = {"unmaps": Unmaps, "recorded": Recorded}
+
+
+@settings
+class Smmu(Settings):
+    """The SMMUs, the guest's virtual one and the physical one.
+
+    Attributes:
+        ril: range invalidation (IDR3.RIL): an unmap is one or two TLBIs instead of one per page.
+        queue_log2: log2 of the entries in each guest queue. QEMU offers 2^19, a guest with 4K pages allocates 2^16.
+        host_queue_log2: log2 of the entries in the host's queue. At least 2^7: Linux refuses a queue that cannot hold
+            a batch of 64 and a CMD_SYNC (AS-C:5088-5100).
+    """
+
+    where: ClassVar[str] = "smmu"
+    ril: bool = setting(FLAG, default=True)
+    queue_log2: int = setting(whole(7, 19), default=16)
+    host_queue_log2: int = setting(whole(7, 19), default=16)
+
+
+@settings
+class Host(Settings):
+    """The machine below the guests; every vCPU has a CPU of its own besides.
+
+    Attributes:
+        worker_cpus: host CPUs that kernel workers may run on; a worker waits for one.
+    """
+
+    where: ClassVar[str] = "host"
+    worker_cpus: int = setting(whole(1, 1024), default=4)
+
+
+def _read_workload(value: Any) -> Unmaps | Recorded:
+    if isinstance(value, Unmaps | Recorded):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError
+    fields = dict(value)
+    kind = fields.pop("kind", "unmaps")
+    if kind not in WORKLOADS:
+        raise InvalidInput([invalid("workload.kind", kind, "one of " + ", ".join(WORKLOADS))])
+    return WORKLOADS[kind](**fields)
+
+
+WORKLOAD = Kind("lab.unmaps(...), a trace's workload(), or a table with kind and fields", _read_workload)
+
+
+@settings
+class Scenario(Settings):
+    """What is simulated, whichever approach serves it.
+
+    Attributes:
+        workload: what every vCPU of every guest does.
+        smmu: the virtual and the physical SMMU.
+        host: the machine below the guests.
+        guests: virtual machines, all alike.
+        vcpus: vCPUs of each guest. A recorded guest brings its own number.
+        costs: what each step costs.
+        seed: of every random stream. Streams are named by guest, vCPU and purpose, and do not depend on the approach.
+
+    Raises:
+        InvalidInput: all problems at once, each with its dotted path and what is valid.
+
+    >>> from smmu_lab.scenario.workload import Unmaps
+    >>> s = Scenario(workload=Unmaps(pages=16), smmu=Smmu(ril=False), vcpus=4)
+    >>> s.but({"workload.pages": 64}).workload.pages
+    64
+    >>> Scenario.from_dict(s.to_dict()) == s
+    True
+    """
+
+    workload: Unmaps | Recorded = setting(WORKLOAD, default=Unmaps())
+    smmu: Smmu = setting(nested(Smmu), default=Smmu())
+    host: Host = setting(nested(Host), default=Host())
+    guests: int = setting(whole(1, 1024), default=1)
+    vcpus: int = setting(whole(1, 1024), default=1)
+    costs: Costs = setting(COSTS, default="grace")
+    seed: int = setting(NATURAL, default=1)
+
+    def __init__(self, **given: Any) -> None:
+        workload = given.get("workload")
+        if "vcpus" not in given and isinstance(workload, Recorded | Mapping):
+            with suppress(ValueError):  # reported below, with everything else
+                given["workload"] = workload = _read_workload(workload)
+            if isinstance(workload, Recorded):
+                given["vcpus"] = workload.vcpus
+        super().__init__(**given)
+
+    def conflicts(self) -> Iterator[str]:
+        """A recorded guest has the vCPUs it was recorded with."""
+        if isinstance(self.workload, Recorded) and self.vcpus != self.workload.vcpus:
+            yield invalid("vcpus", self.vcpus, f"{self.workload.vcpus}, as in the {self.workload}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal scenario."""
+        kind = next(name for name, cls in WORKLOADS.items() if isinstance(self.workload, cls))
+        return {
+            "seed": self.seed,
+            "guests": self.guests,
+            "vcpus": self.vcpus,
+            "workload": {"kind": kind} | self.workload.values(),
+            "smmu": self.smmu.values(),
+            "host": self.host.values(),
+            "costs": self.costs.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build a scenario from plain data.
+
+        Raises:
+            InvalidInput: all problems at once.
+        """
+        return cls(**data)
+
+    def to_toml(self) -> str:
+        """The scenario as TOML, times in ns."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a scenario from a TOML file.
+
+        Raises:
+            InvalidInput: the file cannot be read or is no TOML, or all problems of its fields at once.
+        """
+        return cls.from_dict(read_toml(path))

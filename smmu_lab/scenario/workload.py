@@ -1,0 +1,262 @@
+"""What the guests ask for: closed or open loops of unmaps, and recorded guests.
+
+The simulator sees an operation as the batches that the driver submits, each of which ends in a CMD_SYNC. How a batch
+becomes lists of at most 64 commands, doorbells and polls is the simulated driver's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from smmu_lab.arch import OPCODES, VCMDQ_ACCEPTS, atc_commands, unmap_commands
+from smmu_lab.scenario.bundled import traces
+from smmu_lab.scenario.fields import (
+    DURATION,
+    FLAG,
+    GRANULE,
+    NATURAL,
+    POSITIVE,
+    Kind,
+    Settings,
+    one_of,
+    setting,
+    settings,
+    whole,
+)
+from smmu_lab.scenario.recorded import Publication, Section, Trace
+from smmu_lab.scenario.trace import read_trace
+
+
+class Batch(NamedTuple):
+    """Commands between two CMD_SYNCs of one vCPU, by what becomes of them.
+
+    Attributes:
+        tlbi: TLBI_* and CFGI_CD*: the host's queue executes them.
+        atc: ATC_INV: executed by the host's queue, and a device must answer before the CMD_SYNC is done.
+        ste: CFGI_STE*: the VMM allocates and attaches a nested page table.
+        other: the VMM takes note, nothing reaches the host (PREFETCH_CFG, RESUME, ...).
+        vcmdq: a guest's VCMDQ accepts all of them.
+    """
+
+    tlbi: int = 0
+    atc: int = 0
+    ste: int = 0
+    other: int = 0
+    vcmdq: bool = True
+
+
+class Operation(NamedTuple):
+    """One call of the guest's DMA layer: what it unmaps, and the batches it waits for, in order.
+
+    `inferred`: the recording does not say which vCPU it was.
+    """
+
+    kind: str
+    pages: int
+    batches: tuple[Batch, ...]
+    inferred: bool = False
+
+
+class _Load(Settings):
+    """How fast operations come; shared by all workloads."""
+
+    where: ClassVar[str] = "workload"
+    think: int
+    rate: int
+    spread: str
+
+    def conflicts(self) -> Iterator[str]:
+        """Closed and open loop exclude each other."""
+        if self.rate and self.think:
+            yield f"workload.rate: {self.rate} cannot be: think ({self.think} ns) is set; use one of them"
+
+    @property
+    def gap(self) -> int:
+        """Mean time between an end and the next start (closed loop) or between two arrivals (open loop), ns."""
+        return 1_000_000_000 // self.rate if self.rate else self.think
+
+
+@settings
+class Unmaps(_Load):
+    """Every vCPU unmaps the same amount again and again.
+
+    Attributes:
+        pages: pages per unmap.
+        granule: bytes per page: 4, 16 or 64 KiB.
+        ats_devices: devices of the domain with ATS on: one ATC_INV each, and a second CMD_SYNC.
+        lazy: flush-queue mode (iommu.strict=0): one TLBI_NH_ASID per 255 unmaps or 10 ms, instead of one per unmap.
+        think: closed loop: mean time between the end of one unmap and the start of the next.
+        rate: open loop: unmaps per second and vCPU; 0 is a closed loop.
+        spread: whether these times are ``exponential`` or ``constant``.
+        ops: unmaps per vCPU.
+    """
+
+    pages: int = setting(whole(1, 1 << 30), default=16)
+    granule: int = setting(GRANULE, default=4096)
+    ats_devices: int = setting(whole(0, 4096), default=0)
+    lazy: bool = setting(FLAG, default=False)
+    think: int = setting(DURATION, default=20_000)
+    rate: int = setting(whole(0, 1_000_000_000), default=0)
+    spread: str = setting(one_of("exponential", "constant"), default="exponential")
+    ops: int = setting(POSITIVE, default=1000)
+
+    def __str__(self) -> str:
+        return f"{self.ops} {'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]} per vCPU"
+
+    def operations(self, vcpu: int, ril: bool) -> Sequence[Operation]:
+        """All operations of one vCPU."""
+        return [
+            Operation("unmap", self.pages, unmap_batches(self.pages, self.granule, ril, self.ats_devices))
+        ] * self.ops
+
+
+def _read_source(value: object) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError
+    _load(str(value), _version(str(value)))
+    return str(value)
+
+
+TRACE = Kind("the name of a bundled trace, or the path of a .csv.gz file", _read_source)
+
+
+@settings
+class Recorded(_Load):
+    """A recorded guest is replayed. What it asked for is kept; the recorded times are an emulator's and are not.
+
+    Attributes:
+        trace: name of a bundled trace, or path of a ``.csv.gz`` file.
+        replay: ``driver``: every vCPU repeats its operations through the simulated driver, which rings, gathers and
+            polls as the approach makes it; ``recorded``: one thread repeats the doorbells exactly as they were, to
+            check decoding and counts.
+        section: the ``workload`` between its marks, or ``all`` with the boot.
+        think: closed loop: time between the end of one operation and the start of the next.
+        rate: open loop: operations per second and vCPU; 0 is a closed loop.
+        spread: whether these times are ``exponential`` or ``constant``.
+        ops: at most so many operations per vCPU (or doorbells); 0 is all.
+    """
+
+    trace: str = setting(TRACE)
+    replay: str = setting(one_of("driver", "recorded"), default="driver")
+    section: Section = setting(one_of("workload", "all"), default="workload")
+    think: int = setting(DURATION, default=0)
+    rate: int = setting(whole(0, 1_000_000_000), default=0)
+    spread: str = setting(one_of("exponential", "constant"), default="constant")
+    ops: int = setting(NATURAL, default=0)
+
+    def __str__(self) -> str:
+        return f"recorded guest {Path(self.trace).name.removesuffix('.gz').removesuffix('.csv')}"
+
+    @property
+    def vcpus(self) -> int:
+        """VCPUs of the recorded guest."""
+        return self.load().vcpus
+
+    ats_devices: ClassVar[int] = 0
+
+    def load(self) -> Trace:
+        """The trace itself."""
+        return _load(self.trace, _version(self.trace))
+
+    def operations(self, vcpu: int, ril: bool) -> Sequence[Operation]:
+        """All operations of one vCPU; `ril` is as it was recorded."""
+        return _operations(self.trace, _version(self.trace), self.section)[vcpu][: self.ops or None]
+
+    def publications(self) -> Iterator[tuple[Publication, list[tuple[Batch, bool]]]]:
+        """The doorbells as recorded, each with its batches and whether a CMD_SYNC ends them."""
+        trace = self.load()
+        for each in trace.publications(self.section)[: self.ops or None]:
+            if batches := list(_cut(trace.commands.opcode, each.commands, by_queue=False)):
+                yield each, batches
+
+
+@lru_cache(maxsize=8)
+def _load(source: str, version: object) -> Trace:
+    return read_trace(source)
+
+
+def _version(source: str) -> object:
+    """What changes when a file does; a bundled trace does not."""
+    if source in traces() or not os.path.exists(source):
+        return None
+    stat = os.stat(source)
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=8)
+def _operations(source: str, version: object, section: Section) -> list[list[Operation]]:
+    trace = _load(source, version)
+    commands = trace.commands
+    made: list[list[Operation]] = [[] for _ in range(trace.vcpus)]
+    shapes: dict[object, Operation] = {}
+    for each in trace.operations(section):
+        batches = tuple(batch for batch, _ in _cut(commands.opcode, each.commands, by_queue=True))
+        pages = sum(commands.num_pages[k] for k in each.commands if commands.opcode[k] in _BY_ADDRESS)
+        kind = "unmap" if pages else "flush" if any(batch.tlbi for batch in batches) else "other"
+        operation = Operation(kind, pages, batches, each.inferred)
+        made[each.vcpu].append(shapes.setdefault(operation, operation))
+    return made
+
+
+def _cut(opcodes: Sequence[int], commands: Sequence[int], by_queue: bool) -> Iterator[tuple[Batch, bool]]:
+    """Cut a stretch of commands after each CMD_SYNC, and also where a VCMDQ would refuse what follows.
+
+    Yields:
+        A batch, and whether a CMD_SYNC of the stretch ends it.
+    """
+    counts: Counter[str] = Counter()
+    accepted = True
+    for k in commands:
+        opcode = opcodes[k]
+        takes = opcode in _VCMDQ
+        if opcode == _SYNC or (by_queue and takes != accepted and counts):
+            yield Batch(**counts, vcmdq=accepted), opcode == _SYNC
+            counts.clear()
+            accepted = True
+        if opcode != _SYNC:
+            accepted = accepted and takes
+            counts[_BECOMES.get(opcode, "other")] += 1
+    if counts:
+        yield Batch(**counts, vcmdq=accepted), False
+
+
+_SYNC = OPCODES["CMD_SYNC"]
+_VCMDQ = frozenset(OPCODES[name] for name in VCMDQ_ACCEPTS)
+_BECOMES = {
+    opcode: "atc" if name == "ATC_INV" else "ste" if name.startswith(("CFGI_STE", "CFGI_ALL")) else "tlbi"
+    for name, opcode in OPCODES.items()
+    if name.startswith(("TLBI_", "CFGI_")) or name == "ATC_INV"
+}
+_BY_ADDRESS = frozenset(opcode for name, opcode in OPCODES.items() if name.endswith(("_VA", "_VAA", "_IPA")))
+
+
+@cache
+def unmap_batches(pages: int, granule: int, ril: bool, ats_devices: int) -> tuple[Batch, ...]:
+    """Batches of one strict unmap: the TLBIs, and after their CMD_SYNC the ATC_INVs.
+
+    Source: arm_smmu_domain_inv_range, Linux 7.2 (TLBI and ATC_INV are never in one batch).
+
+    >>> unmap_batches(128, 4096, False, 0)
+    (Batch(tlbi=128, atc=0, ste=0, other=0, vcmdq=True),)
+    >>> unmap_batches(511, 4096, True, 2)
+    (Batch(tlbi=2, atc=0, ste=0, other=0, vcmdq=True), Batch(tlbi=0, atc=2, ste=0, other=0, vcmdq=True))
+    """
+    size = pages * granule
+    commands = unmap_commands(1 << 32, size, granule=granule, ril=ril, page_shift=granule.bit_length() - 1)
+    tlbi = Batch(tlbi=len(commands))
+    if not ats_devices:
+        return (tlbi,)
+    return tlbi, Batch(atc=len(atc_commands(1 << 32, size, range(ats_devices))))
+
+
+def flush_batches(ats_devices: int) -> tuple[Batch, ...]:
+    """Batches of a flush-queue flush: TLBI_NH_ASID, then ATC_INV of everything on each device.
+
+    Source: fq_flush_iotlb, Linux 7.2 dma-iommu.c.
+    """
+    return (Batch(tlbi=1), Batch(atc=ats_devices)) if ats_devices else (Batch(tlbi=1),)

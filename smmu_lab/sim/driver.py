@@ -1,0 +1,366 @@
+"""The Linux driver: how an operation becomes lists, how lists enter a queue, how a CMD_SYNC is waited for.
+
+Source: arm_smmu_cmdq_batch_add, arm_smmu_cmdq_issue_cmdlist, arm_smmu_cmdq_poll_until_not_full and queue_poll of
+Linux 7.2 arm-smmu-v3.c. Guests and the host use the same algorithm.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Generator
+from functools import cache
+from typing import Any, NamedTuple
+
+from smmu_lab.record import STAGES
+from smmu_lab.scenario import Batch
+from smmu_lab.sim.clock import ALLOCATE, PUBLISH, READ_CONS, Clock
+from smmu_lab.units import nanoseconds
+
+BATCH_ENTRIES = 64
+"""CMDQ_BATCH_ENTRIES: BITS_PER_LONG."""
+POLL_SPIN = 10
+"""Every tenth poll step is a udelay instead of a cpu_relax: ARM_SMMU_POLL_SPIN_COUNT."""
+POLL_DELAY = nanoseconds("1us")
+"""The first udelay; each later one is twice as long: queue_poll."""
+SYNC_TIMEOUT = nanoseconds("1s")
+"""ARM_SMMU_POLL_TIMEOUT_US: the driver gives up, and the unmap returns all the same."""
+
+BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, COMPLETE, STOLEN = range(len(STAGES))
+
+
+class Work(NamedTuple):
+    """One list as issue_cmdlist gets it: the counts of a `Batch`, with or without a CMD_SYNC."""
+
+    tlbi: int
+    atc: int
+    ste: int
+    other: int
+    sync: int
+    entries: int
+
+
+@cache
+def lists(batch: Batch) -> tuple[Work, ...]:
+    """Cut a batch as arm_smmu_cmdq_batch_add does: full lists of 64 without, the rest with CMD_SYNC.
+
+    >>> [work.entries for work in lists(Batch(tlbi=128))]
+    [64, 65]
+    """
+    left = [batch.tlbi, batch.atc, batch.ste, batch.other]
+    cut = []
+    while True:
+        room = BATCH_ENTRIES
+        part = [0, 0, 0, 0]
+        for k, have in enumerate(left):
+            part[k] = min(have, room)
+            room -= part[k]
+            left[k] -= part[k]
+        sync = 0 if any(left) else 1
+        tlbi, atc, ste, other = part
+        cut.append(Work(tlbi, atc, ste, other, sync, sum(part) + sync))
+        if sync:
+            return tuple(cut)
+
+
+class Ticket:
+    """A list's place in its queue, and what happened to it."""
+
+    __slots__ = (
+        "away",
+        "blocked",
+        "edges",
+        "end",
+        "resumed",
+        "space",
+        "visible",
+        "waiter",
+        "work",
+        "written",
+    )
+
+    def __init__(self, work: Work, end: int, written: int, space: int) -> None:
+        self.work = work
+        self.end = end  # PROD after it
+        self.written = written
+        self.space = space  # time waited for room in the queue
+        self.resumed = written  # the vCPU runs on; for an owner: after its PROD write
+        self.edges: list[tuple[int, int]] = []  # (stage, when it ended), from the last written entry to CONS
+        self.visible: int | None = None  # CONS covers it
+        self.waiter: Any = None
+        self.away = 0  # time outside the guest
+        self.blocked = 0  # of which asleep on the VMM's lock
+
+    def complete(self, edges: list[tuple[int, int]], visible: int) -> None:
+        """CONS covers this list from `visible` on."""
+        self.edges = edges
+        self.visible = visible
+        if self.waiter is not None:
+            self.waiter.succeed()
+
+
+class Group:
+    """The lists that one PROD write publishes: the owner's, and those of the riders it gathered."""
+
+    __slots__ = ("edges", "published", "queue", "seen_from", "tickets", "written")
+
+    def __init__(self, queue: CommandQueue) -> None:
+        self.queue = queue
+        self.tickets: list[Ticket] = []
+        self.written = 0
+        self.published = 0
+        self.seen_from = 0  # when a kernel worker can see the PROD write
+        self.edges: list[tuple[int, int]] = []
+
+    @property
+    def works(self) -> list[Work]:
+        """The lists themselves, in queue order."""
+        return [ticket.work for ticket in self.tickets]
+
+
+class CommandQueue:
+    """A queue in memory with its PROD and CONS, and the driver's state beside it.
+
+    PROD and CONS count entries for ever; a register holds them modulo twice the size.
+
+    Args:
+        clock: the simulation's time.
+        log2size: log2 of the number of entries.
+        relax: cost of one cpu_relax, ns.
+        ring: generator that carries a published `Group` out of the guest at a time, and returns when the writer of PROD
+            runs on.
+        read_cons: generator that reads the CONS register at a time, and returns when the value is there.
+        log: called at the end of each drain with (rung, start, end, commands, syncs, prod captured, cons stored).
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        log2size: int,
+        relax: int,
+        ring: Callable[[Group, int], Generator[Any, Any, int]],
+        read_cons: Callable[[int], Generator[Any, Any, int]],
+        log: Callable[..., None] = lambda *_: None,
+    ) -> None:
+        self.clock = clock
+        self.size = 1 << log2size
+        self.relax = relax
+        self.ring = ring
+        self.read_cons = read_cons
+        self.log = log
+        self.prod = self.shadow = self.cons = self.origin = 0
+        self.doorbells = 0
+        self.gathering: Group | None = None  # set while OWNED is
+        self.released: int | None = 0  # when owner_prod reached the end of the last publication
+        self.heir: Any = None  # the next owner, waiting for that
+        self.moves: deque[tuple[int, int]] = deque()  # (time, CONS from then on)
+        self.holders = 0  # shared holders of the queue's lock: CPUs that wait for a CMD_SYNC
+        self.leaving: list[int] = []  # when they let go of it
+
+    def register(self, count: int) -> int:
+        """The value that PROD or CONS holds for a count of entries."""
+        return count & (2 * self.size - 1)
+
+    def begin(self, index: int) -> None:
+        """Start with PROD and CONS at an index, if nothing was published yet."""
+        if not self.doorbells:
+            self.prod = self.shadow = self.cons = self.origin = index
+
+    # -- insertion -------------------------------------------------------------------------------------------------
+
+    def insert(self, t: int, work: Work, write: int, party: int) -> Generator[Any, Any, Ticket]:
+        """Allocate, write, and publish or ride along.
+
+        Args:
+            t: when the call reaches the allocation.
+            work: the list.
+            write: time to write its entries, ns.
+            party: who calls, for the order within one instant.
+
+        Returns:
+            The ticket; `resumed` says when the caller runs on.
+        """
+        clock = self.clock
+        if clock.peek() <= t:
+            yield clock.turn(t, ALLOCATE, party, "allocate")
+        asked = t
+        self._settle(t)
+        while self.size - (self.prod - self.shadow) < work.entries:
+            t = yield from self._wait_not_full(t, party)
+        self.prod += work.entries
+        self.holders += work.sync
+        ticket = Ticket(work, self.prod, t + write, t - asked)
+        group = self.gathering
+        if group is not None:
+            group.tickets.append(ticket)
+            if ticket.written > group.written:
+                group.written = ticket.written
+            return ticket
+        self.gathering = group = Group(self)
+        group.tickets.append(ticket)
+        group.written = ticket.written
+        if self.released is None:
+            self.heir = clock.signal("owner")
+            yield self.heir
+            self.heir = None
+        assert self.released is not None
+        t = max(ticket.written, self.released)
+        if clock.peek() <= t:
+            yield clock.turn(t, PUBLISH, party, "publish")
+        self.gathering = None
+        self.released = None
+        if group.written > t:
+            t = group.written
+            if clock.peek() <= t:
+                yield clock.turn(t, PUBLISH, party, "riders")
+        group.published = t
+        self.doorbells += 1
+        ticket.resumed = yield from self.ring(group, t)
+        self.released = ticket.resumed
+        if self.heir is not None:
+            self.heir.succeed()
+        return ticket
+
+    def republish(self, t: int, works: list[Work], write: int, party: int) -> Generator[Any, Any, Ticket]:
+        """Publish lists by one PROD write, as they were recorded. Returns the ticket of the last one."""
+        clock = self.clock
+        if clock.peek() <= t:
+            yield clock.turn(t, PUBLISH, party, "publish")
+        self._settle(t)
+        while self.size - (self.prod - self.shadow) < sum(work.entries for work in works):
+            t = yield from self._wait_not_full(t, party)
+        group = Group(self)
+        group.published = t + write
+        self.doorbells += 1
+        for work in works:
+            self.prod += work.entries
+            group.tickets.append(Ticket(work, self.prod, group.published, 0))
+        ticket = group.tickets[-1]
+        self.holders += ticket.work.sync
+        ticket.resumed = yield from self.ring(group, group.published)
+        return ticket
+
+    # -- the shadow of CONS ------------------------------------------------------------------------------------------
+
+    def consumed(self, t: int, entries: int) -> None:
+        """The consumer moves CONS over `entries` at `t`."""
+        self.cons += entries
+        self.moves.append((t, self.cons))
+
+    def drained(self, groups: list[Group], start: int, end: int, edges: list[tuple[int, int]]) -> None:
+        """A consumer in software took these groups up at `start` and stores CONS at `end`."""
+        commands = syncs = 0
+        for group in groups:
+            group.edges += edges
+            for ticket in group.tickets:
+                commands += ticket.work.entries
+                syncs += ticket.work.sync
+                ticket.complete(group.edges, end)
+        self.consumed(end, commands)
+        captured = groups[-1].tickets[-1].end
+        self.log(
+            groups[0].published,
+            start,
+            end,
+            commands,
+            syncs,
+            self.register(captured),
+            self.register(self.cons),
+        )
+
+    def leave(self, t: int) -> None:
+        """A waiter has seen its CMD_SYNC at `t` and lets go of the lock; the last one out writes the shadow CONS."""
+        heapq.heappush(self.leaving, t)
+
+    def shadow_covers(self, ticket: Ticket, t: int) -> bool:
+        """The shadow CONS shows at `t` that the list is done: no read of the register is needed."""
+        self._settle(t)
+        return self.shadow >= ticket.end
+
+    def _settle(self, t: int) -> None:
+        leaving = self.leaving
+        while leaving and leaving[0] <= t:
+            left = heapq.heappop(leaving)
+            self.holders -= 1
+            if not self.holders:
+                self._read_shadow(left)
+
+    def _read_shadow(self, t: int) -> None:
+        while self.moves and self.moves[0][0] <= t:
+            self.shadow = self.moves.popleft()[1]
+
+    def _wait_not_full(self, t: int, party: int) -> Generator[Any, Any, int]:
+        """arm_smmu_cmdq_poll_until_not_full: read CONS if nobody holds the lock, else poll the shadow."""
+        if not self.holders:
+            t = yield from self.read_cons(t + 1)
+            self._read_shadow(t)
+            return t
+        step = 0
+        while True:
+            step += 1
+            t += poll_step(step, self.relax) or 1
+            yield self.clock.turn(t, READ_CONS, party, "space")
+            self._settle(t)
+            if self.prod - self.shadow < self.size or not self.holders:
+                return t
+
+
+def poll_step(step: int, relax: int) -> int:
+    """Length of one step of queue_poll, counted from 1, ns.
+
+    >>> [poll_step(k, 10) for k in (1, 9, 10, 11, 20, 30)]
+    [10, 10, 1000, 10, 2000, 4000]
+    """
+    return relax if step % POLL_SPIN else POLL_DELAY << (step // POLL_SPIN - 1)
+
+
+def poll(t: int, visible: int, relax: int, read: int, sample: int) -> tuple[int, int]:
+    """Poll CONS as __arm_smmu_cmdq_poll_until_consumed does: a step, a read, and again.
+
+    Args:
+        t: when the loop starts.
+        visible: when CONS covers the CMD_SYNC.
+        relax: cost of one cpu_relax, ns.
+        read: cost of one read, ns.
+        sample: how long after its start a read takes its value, ns.
+
+    Returns:
+        When the read that sees it is back, and the number of reads.
+
+    >>> poll(0, 5_000, 10, 30, 30)
+    (8170, 30)
+    """
+    reads = 0
+    delay = POLL_DELAY
+    stride = relax + read
+    while True:
+        early = visible - t - relax - sample
+        steps = 1 if early <= 0 else 1 - (-early // stride) if stride else POLL_SPIN
+        if steps < POLL_SPIN:
+            return t + steps * stride, reads + steps
+        t += (POLL_SPIN - 1) * stride + delay
+        reads += POLL_SPIN
+        if t + sample >= visible:
+            return t + read, reads
+        t += read
+        delay *= 2
+
+
+def attribute(stage: list[int], ticket: Ticket, start: int, until: int) -> None:
+    """Share the time of one issue call among the stages, to the last nanosecond.
+
+    The stages after the last written entry are laid end to end; what was over before the vCPU began to wait, or is
+    still going on when it runs on, does not count for it.
+    """
+    stage[SPACE] += ticket.space
+    stage[BUILD] += ticket.written - start - ticket.space
+    t = ticket.written
+    for what, end in ticket.edges:
+        if end > t:
+            if end >= until:
+                break
+            stage[what] += end - t
+            t = end
+    else:
+        what = COMPLETE
+    stage[what] += until - t

@@ -22,7 +22,7 @@ test: $(ready) browser check ## run every test: checks, units, doctests, a real 
 	$(python) -m pytest --nbmake --nbmake-timeout=300 $(books)
 
 demo: $(ready) ## compare the approaches on a recorded NVMe guest, in the terminal
-	.venv/bin/smmu-lab compare --trace nvme_dd_r4k_j4_strict_61
+	.venv/bin/smmu-lab compare --trace nvme_dd_r4k_j4_strict_61 --think 20us
 
 setup: $(ready) ## make the virtual environment .venv; quick when nothing changed
 

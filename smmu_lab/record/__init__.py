@@ -6,5 +6,18 @@ showing them (`smmu_lab.view`).
 
 from smmu_lab.record.columns import BATCHES, KINDS, OPS, STAGES, Counts, Table
 from smmu_lab.record.run import Run
+from smmu_lab.record.statistics import Distribution, Estimate, batch_means, quantile
 
-__all__ = ["BATCHES", "KINDS", "OPS", "STAGES", "Counts", "Run", "Table"]
+__all__ = [
+    "BATCHES",
+    "KINDS",
+    "OPS",
+    "STAGES",
+    "Counts",
+    "Distribution",
+    "Estimate",
+    "Run",
+    "Table",
+    "batch_means",
+    "quantile",
+]

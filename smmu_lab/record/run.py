@@ -94,6 +94,12 @@ class Run:
         """Measured operations per second of simulated time."""
         return len(self.measured) * 1e9 / self.duration if self.duration else 0.0
 
+    @cached_property
+    def irq_off(self) -> float:
+        """Mean time with interrupts off per measured operation, ns."""
+        rows = self.measured
+        return sum(map(self.ops["irq_off"].__getitem__, rows)) / max(1, len(rows))
+
     def per_operation(self, name: str) -> float:
         """A count divided by the number of measured operations."""
         count: int = getattr(self.counts, name)
@@ -115,10 +121,10 @@ class Run:
             "operations": len(self.measured),
             "duration": self.duration,
             "throughput": self.throughput,
-            "latency": self.latency.to_dict(),
+            "latency": self.latency.to_dict() if self.measured else None,
             "breakdown": self.breakdown,
             "counts": attrs.asdict(self.counts),
-            "irq_off": sum(self.ops["irq_off"]) / max(1, len(self.ops)),
+            "irq_off": self.irq_off,
         }
 
     def __repr__(self) -> str:

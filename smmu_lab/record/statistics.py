@@ -64,6 +64,8 @@ def batch_means(values: Sequence[float]) -> Estimate:
     >>> batch_means([7] * 100)
     Estimate(value=7.0, low=7.0, high=7.0)
     """
+    if not values:
+        return Estimate(0.0)
     mean = fmean(values)
     batches = min(BATCHES, len(values) // 2)
     if batches < FEWEST:

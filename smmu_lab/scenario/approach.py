@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from smmu_lab.scenario.fields import TEXT, InvalidInput, Settings, one_of, setting, settings, unknown, whole
+from smmu_lab.sheet import Sheet
 
 
 @settings
@@ -231,9 +232,38 @@ _ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def approaches() -> tuple[Approach, ...]:
+class Catalogue(tuple[Approach, ...]):
+    """Approaches, printed as a table."""
+
+    __slots__ = ()
+
+    def sheet(self) -> Sheet:
+        """One row per approach, one column per choice."""
+        head = ("approach", "doorbell", "consumer", "handoff", "completion", "unsupported", "what it is")
+        rows = [
+            (
+                row.name,
+                row.doorbell,
+                row.consumer,
+                row.handoff,
+                row.completion,
+                row.unsupported,
+                row.title,
+            )
+            for row in self
+        ]
+        return Sheet(head, rows, left=head)
+
+    def __repr__(self) -> str:
+        return repr(self.sheet())
+
+    def _repr_html_(self) -> str:
+        return self.sheet()._repr_html_()
+
+
+def approaches() -> Catalogue:
     """The catalogue, in the order of the mail: from one ioctl per command to no exit at all."""
-    return tuple(approach(name) for name in _ROWS)
+    return Catalogue(approach(name) for name in _ROWS)
 
 
 @functools.cache

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import attrs
+
+from smmu_lab.sheet import Sheet
 
 FOLDER = Path(__file__).parents[1] / "data" / "traces"
 
@@ -64,25 +65,16 @@ class BundledTraces(Mapping[str, BundledTrace]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
-    def _rows(self) -> list[tuple[str, ...]]:
+    def sheet(self) -> Sheet:
+        """One row per trace."""
         head = "name", "device", "workload", "vCPUs", "mode", "RIL", "Linux", "doorbells", "commands"
-        return [head, *(each.cells for each in self.values())]
+        return Sheet(head, [each.cells for each in self.values()], left=head[:3] + head[4:7])
 
     def __repr__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(*self._rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if cell.replace(",", "").isdecimal() else cell.ljust(width)
-                for cell, width in zip(row, widths, strict=True)
-            ).rstrip()
-            for row in self._rows
-        )
+        return repr(self.sheet())
 
     def _repr_html_(self) -> str:
-        head, *rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._rows]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head.replace('td>', 'th>')}</tr></thead><tbody>{body}</tbody></table>"
+        return self.sheet()._repr_html_()
 
 
 @cache

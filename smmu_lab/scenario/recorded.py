@@ -6,7 +6,6 @@ it takes.
 
 from __future__ import annotations
 
-import html
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -20,6 +19,7 @@ from smmu_lab.arch import OPCODES
 from smmu_lab.scenario.bundled import traces
 from smmu_lab.scenario.fields import invalid
 from smmu_lab.scenario.replay import RecordedOperations, operations
+from smmu_lab.sheet import Sheet
 
 if TYPE_CHECKING:
     from smmu_lab.scenario.workload import Recorded
@@ -140,12 +140,13 @@ class Trace:
     def __repr__(self) -> str:
         return f"<Trace {self}>"
 
+    def sheet(self) -> Sheet:
+        """The summary, one figure per row."""
+        rows = [(key.replace("_", " "), _plain(value)) for key, value in self.summary().items()]
+        return Sheet(("figure", "value"), rows, left=("figure", "value"))
+
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{html.escape(key.replace('_', ' '))}</th><td>{html.escape(_plain(value))}</td></tr>"
-            for key, value in self.summary().items()
-        )
-        return f"<table>{rows}</table>"
+        return self.sheet()._repr_html_()
 
     def workload(self, **load: Any) -> Recorded:
         """This guest as a workload of a scenario.

@@ -23,6 +23,7 @@ from smmu_lab.scenario.fields import (
     POSITIVE,
     Kind,
     Settings,
+    invalid,
     one_of,
     setting,
     settings,
@@ -62,6 +63,10 @@ class Operation(NamedTuple):
     inferred: bool = False
 
 
+MOST_PAGES = 1 << 30
+"""4 TiB of 4 KiB pages in one unmap."""
+
+
 class _Load(Settings):
     """How fast operations come; shared by all workloads."""
 
@@ -92,11 +97,11 @@ class Unmaps(_Load):
         lazy: flush-queue mode (iommu.strict=0): one TLBI_NH_ASID per 255 unmaps or 10 ms, instead of one per unmap.
         think: closed loop: mean time between the end of one unmap and the start of the next.
         rate: open loop: unmaps per second and vCPU; 0 is a closed loop.
-        spread: whether these times are ``exponential`` or ``constant``.
+        spread: whether these times are ``exponential`` or ``constant`` (then all vCPUs start in step).
         ops: unmaps per vCPU.
     """
 
-    pages: int = setting(whole(1, 1 << 30), default=16)
+    pages: int = setting(POSITIVE, default=16)
     granule: int = setting(GRANULE, default=4096)
     ats_devices: int = setting(whole(0, 4096), default=0)
     lazy: bool = setting(FLAG, default=False)
@@ -104,6 +109,12 @@ class Unmaps(_Load):
     rate: int = setting(whole(0, 1_000_000_000), default=0)
     spread: str = setting(one_of("exponential", "constant"), default="exponential")
     ops: int = setting(POSITIVE, default=1000)
+
+    def conflicts(self) -> Iterator[str]:
+        """An unmap is smaller than the address space."""
+        yield from _Load.conflicts(self)
+        if self.pages > MOST_PAGES:
+            yield invalid("workload.pages", self.pages, f"at most {MOST_PAGES:,}")
 
     def __str__(self) -> str:
         return f"{self.ops} {'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]} per vCPU"
@@ -137,7 +148,7 @@ class Recorded(_Load):
         section: the ``workload`` between its marks, or ``all`` with the boot.
         think: closed loop: time between the end of one operation and the start of the next.
         rate: open loop: operations per second and vCPU; 0 is a closed loop.
-        spread: whether these times are ``exponential`` or ``constant``.
+        spread: whether these times are ``exponential`` or ``constant`` (then all vCPUs start in step).
         ops: at most so many operations per vCPU (or doorbells); 0 is all.
     """
 
@@ -146,7 +157,7 @@ class Recorded(_Load):
     section: Section = setting(one_of("workload", "all"), default="workload")
     think: int = setting(DURATION, default=0)
     rate: int = setting(whole(0, 1_000_000_000), default=0)
-    spread: str = setting(one_of("exponential", "constant"), default="constant")
+    spread: str = setting(one_of("exponential", "constant"), default="exponential")
     ops: int = setting(NATURAL, default=0)
 
     def __str__(self) -> str:

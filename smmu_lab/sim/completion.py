@@ -82,6 +82,7 @@ class TrappedToVmm:
             if ticket.visible is None and clock.peek() <= t:
                 yield clock.turn(t, READ_CONS, party, "poll")
             if ticket.visible is not None and ticket.visible <= t:
+                ticket.behind = max(0, granted - max(asked, ticket.visible))
                 break
         return t
 

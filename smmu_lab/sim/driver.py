@@ -68,6 +68,7 @@ class Ticket:
 
     __slots__ = (
         "away",
+        "behind",
         "blocked",
         "edges",
         "end",
@@ -90,6 +91,7 @@ class Ticket:
         self.waiter: Any = None
         self.away = 0  # time outside the guest
         self.blocked = 0  # of which asleep on the VMM's lock
+        self.behind = 0  # of which after CONS had moved
 
     def complete(self, edges: list[tuple[int, int]], visible: int) -> None:
         """CONS covers this list from `visible` on."""
@@ -363,4 +365,6 @@ def attribute(stage: list[int], ticket: Ticket, start: int, until: int) -> None:
             t = end
     else:
         what = COMPLETE
+        stage[LOCK] += ticket.behind
+        t += ticket.behind
     stage[what] += until - t

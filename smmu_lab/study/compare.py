@@ -1,0 +1,302 @@
+"""The same operations under several approaches, paired, with intervals and one sentence of conclusion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from html import escape
+from operator import sub
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from smmu_lab.record import STAGES, Estimate, Run, batch_means
+from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach
+from smmu_lab.sheet import Sheet
+from smmu_lab.sim import simulate
+from smmu_lab.units import TIME, show_time
+
+if TYPE_CHECKING:
+    import pandas
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+BASELINE = "qemu-today"
+"""What the others are compared with when it takes part: what one can run today."""
+
+
+def compare(
+    scenario: Scenario,
+    approaches: Iterable[Approach | str],
+    progress: Callable[[str], None] = lambda name: None,
+) -> Comparison:
+    """Run the same operations under several approaches.
+
+    Every random stream is named by guest, vCPU and purpose: all approaches meet the same operations with the same gaps
+    between them, so that differences are taken operation by operation.
+
+    Args:
+        scenario: what the guests do, on what machine.
+        approaches: rows of the catalogue, by key or as objects; the names must differ.
+        progress: called with the name of each approach before it runs.
+
+    Raises:
+        InvalidInput: no approach, an unknown one, or two of the same name.
+    """
+    rows = [approach(each) if isinstance(each, str) else each for each in approaches]
+    names = [row.name for row in rows]
+    if not rows:
+        raise InvalidInput(["approaches: none given: at least one row of the catalogue"])
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InvalidInput(f"approaches: {name!r} is there twice: give one a name with but(name=...)" for name in twice)
+    runs = {}
+    for row in rows:
+        progress(row.name)
+        runs[row.name] = simulate(scenario, row)
+    return Comparison(scenario, runs)
+
+
+@attrs.frozen(slots=False, eq=False, repr=False)
+class Comparison:
+    """Approaches side by side.
+
+    Attributes:
+        scenario: what all of them ran.
+        runs: the record of each, by name, in the order asked for.
+    """
+
+    scenario: Scenario
+    runs: Mapping[str, Run]
+
+    @property
+    def baseline(self) -> str:
+        """What the others are compared with: `BASELINE`, or else the first."""
+        return BASELINE if BASELINE in self.runs else next(iter(self.runs))
+
+    @cached_property
+    def saved(self) -> dict[str, Estimate]:
+        """Mean time saved per operation against the baseline, ns: the mean of paired differences, with its interval."""
+        latencies = {
+            name: [run.latencies[row] for row in run.measured] if run.measured else [0]
+            for name, run in self.runs.items()
+        }
+        base = latencies[self.baseline]
+        return {name: batch_means(list(map(sub, base, each))) for name, each in latencies.items()}
+
+    @property
+    def fastest(self) -> str:
+        """The approach with the lowest mean latency; bare metal is a reference, not a choice."""
+        choices = [name for name, run in self.runs.items() if not run.approach.on_metal] or list(self.runs)
+        return min(choices, key=lambda name: self.runs[name].latency.mean.value)
+
+    @cached_property
+    def verdict(self) -> str:
+        """One sentence: by how much, how sure, and what it rests on."""
+        if not self.runs[self.baseline].measured:
+            return "Nothing was invalidated, so there is nothing to compare."
+        best, base = self.fastest, self.baseline
+        if best == base:
+            others = [name for name in self.runs if name != base]
+            if not others:
+                return f"{base} alone: a mean of {show_time(self.runs[base].latency.mean.value)} per operation."
+            best = min(others, key=lambda name: self.runs[name].latency.mean.value)
+            return f"Nothing here is faster than {base}: {best} takes {self._difference(best)}"
+        return f"{best} is fastest: {self._difference(best)}"
+
+    def _difference(self, name: str) -> str:
+        run, base = self.runs[name], self.runs[self.baseline]
+        ours, theirs = run.latency.mean.value, base.latency.mean.value
+        saved = self.saved[name]
+        said = f"{show_time(ours)} in the mean against {show_time(theirs)} of {self.baseline}"
+        if saved == Estimate(0.0, 0.0, 0.0):
+            return f"{said}: the same, operation by operation."
+        if saved.low is None or saved.high is None:
+            sure = f"{len(run.measured)} paired operations are too few for an interval"
+        elif saved.low <= 0 <= saved.high:
+            return (
+                f"{said}, a difference that {len(run.measured):,} paired operations cannot tell from none "
+                f"(95 % interval {show_time(saved.low)} .. {show_time(saved.high)})."
+            )
+        else:
+            sure = (
+                f"95 % interval of the time saved {show_time(saved.low)} .. {show_time(saved.high)}, "
+                f"{len(run.measured):,} paired operations"
+            )
+        factor = f", {theirs / ours:.3g} times as fast" if ours else ""
+        return f"{said}{factor} ({sure}); {self._rests_on(name)}."
+
+    def _rests_on(self, name: str) -> str:
+        run, base = self.runs[name], self.runs[self.baseline]
+        apart = {stage: base.breakdown[stage] - run.breakdown[stage] for stage in STAGES}
+        largest = sorted(STAGES, key=lambda stage: -abs(apart[stage]))[:2]
+        stages = " and ".join(
+            f"{stage} ({show_time(abs(apart[stage]))} {'less' if apart[stage] > 0 else 'more'})"
+            for stage in largest
+            if apart[stage]
+        )
+        named = {cost for stage in largest for row in (run, base) for cost in costs_of(stage, row.approach)}
+        costs = self.scenario.costs
+        by_basis = {
+            basis: [cost for cost in costs if cost in named and costs[cost].basis == basis]
+            for basis in ("measured", "given", "inferred")
+        }
+        bases = "; ".join(f"{', '.join(names)} ({basis})" for basis, names in by_basis.items() if names)
+        return f"it comes from {stages or 'no stage'} and rests on the costs {bases} of profile {costs.profile}"
+
+    # -- showing -----------------------------------------------------------------------------------------------------
+
+    def latency_sheet(self) -> Sheet:
+        """Latency of each approach, and what it saves against the baseline."""
+        header = ("approach", "mean", "p50", "p99", "p99.9", f"saved against {self.baseline}")
+        rows = [
+            (
+                name,
+                _with_margin(run.latency.mean),
+                show_time(run.latency.p50.value),
+                show_time(run.latency.p99.value),
+                _tail(run.latency.p999),
+                "-" if name == self.baseline else _with_margin(self.saved[name]),
+            )
+            for name, run in self.runs.items()
+            if run.measured
+        ]
+        caption = "latency of an unmap, 95 % intervals (≥: too few operations for an upper bound)"
+        return Sheet(header, rows, left=("approach",), caption=caption)
+
+    def events_sheet(self) -> Sheet:
+        """What each approach needs, per measured operation."""
+        columns = {
+            "exits to VMM": "exits_vmm",
+            "exits to kernel": "exits_kernel",
+            "ioctls": "ioctls",
+            "host SYNCs": "host_syncs",
+            "wakes": "wakes",
+            "CONS reads": "cons_reads",
+        }
+        header = ("approach", *columns, "commands per doorbell")
+        rows = [
+            (
+                name,
+                *(f"{run.per_operation(count):.3g}" for count in columns.values()),
+                f"{run.counts.commands / max(1, run.counts.doorbells):.3g}",
+            )
+            for name, run in self.runs.items()
+        ]
+        return Sheet(header, rows, left=("approach",), caption="events per unmap")
+
+    def time_sheet(self) -> Sheet:
+        """Whose time it takes, and how many unmaps a second that leaves."""
+        header = ("approach", "guest CPU", "host CPU", "interrupts off", "unmaps per second")
+        rows = [
+            (
+                name,
+                show_time(run.per_operation("cpu_guest")),
+                show_time(run.per_operation("cpu_host") + run.per_operation("cpu_worker")),
+                show_time(run.irq_off),
+                f"{run.throughput:,.0f}",
+            )
+            for name, run in self.runs.items()
+        ]
+        return Sheet(header, rows, left=("approach",), caption="time per unmap")
+
+    def stages_sheet(self) -> Sheet:
+        """The mean latency of each approach, cut into its stages."""
+        used = [stage for stage in STAGES if any(run.breakdown[stage] for run in self.runs.values())]
+        rows = [
+            (name, *(show_time(run.breakdown[stage]) if run.breakdown[stage] else "" for stage in used))
+            for name, run in self.runs.items()
+        ]
+        return Sheet(("approach", *used), rows, left=("approach",), caption="where the mean goes")
+
+    @property
+    def sheets(self) -> tuple[Sheet, ...]:
+        """All tables, in the order of reading."""
+        return self.latency_sheet(), self.events_sheet(), self.time_sheet(), self.stages_sheet()
+
+    @property
+    def title(self) -> str:
+        """What was run."""
+        s = self.scenario
+        guests = f"{s.guests} guests x " if s.guests > 1 else ""
+        ril = "" if s.smmu.ril else ", no range invalidation"
+        return f"{s.workload}, {guests}{s.vcpus} vCPUs, {s.costs.title}{ril}"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text(self.title, style="bold")
+        yield from self.sheets
+        yield Text(self.verdict)
+
+    def __repr__(self) -> str:
+        return "\n\n".join([self.title, *(f"{sheet.caption}\n{sheet}" for sheet in self.sheets), self.verdict])
+
+    def _repr_html_(self) -> str:
+        sheets = "".join(sheet._repr_html_() for sheet in self.sheets)
+        return f"<p><strong>{escape(self.title)}</strong></p>{sheets}<p>{escape(self.verdict)}</p>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything shown, and what it rests on, as plain data; times in ns."""
+        costs = self.scenario.costs
+        return {
+            "scenario": self.scenario.to_dict(),
+            "baseline": self.baseline,
+            "verdict": self.verdict,
+            "runs": {
+                name: run.to_dict() | {"saved": attrs.asdict(self.saved[name])} for name, run in self.runs.items()
+            },
+            "costs": {name: cost.values() for name, cost in costs.items()},
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as one JSON document."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """All operations of all approaches as one data frame with a column ``approach``; needs pandas."""
+        import pandas
+
+        return pandas.concat([run.to_pandas().assign(approach=name) for name, run in self.runs.items()])
+
+
+def costs_of(stage: str, row: Approach) -> tuple[str, ...]:
+    """The costs that a stage is made of under an approach."""
+    worker = row.consumer == "kernel-worker"
+    read = {
+        "vmm-cons": "exit_user",
+        "kernel-cons": "exit_kernel",
+        "shared-cons": "cons_shared",
+        "device-cons": "mmio_r",
+    }
+    ring = {
+        "trap-to-vmm": ("exit_user",),
+        "trap-to-kernel": ("exit_kernel", "sig"),
+        "direct": ("mmio_w",),
+    }
+    software = not row.executes_directly
+    return {
+        "build": ("g_fix", "g_cmd"),
+        "gather": ("g_cmd",),
+        "lock": ("exit_user", "vmm_cmd", "ioctl", "t_sync") if row.consumer == "vmm" else (),
+        "doorbell": ring[row.doorbell],
+        "wake": ("wake",) if worker else (),
+        "consume": ("capture", "copy") if worker else ("vmm_cmd",) if software and row.handoff != "queue" else (),
+        "handoff": ("conv",) if worker else ("ioctl", "conv", "copy") if software else (),
+        "queue": ("hsubmit",) if software else ("t_tlbi", "sync_occ"),
+        "execute": ("t_sync", "t_tlbi"),
+        "complete": (read[row.completion], "relax"),
+    }.get(stage, ())
+
+
+def _with_margin(estimate: Estimate) -> str:
+    half = estimate.half_width
+    if half is None:
+        return show_time(estimate.value)
+    value, unit = show_time(estimate.value).split(" ")
+    return f"{value} ± {half / TIME[unit]:.2g} {unit}"
+
+
+def _tail(estimate: Estimate) -> str:
+    if estimate.high is None and estimate.low is not None:
+        return f"≥ {show_time(estimate.low)}"
+    return show_time(estimate.value)

@@ -1,0 +1,179 @@
+"""One door for every setting: strict, all problems at once, the same words from Python, TOML and --set."""
+
+import itertools
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smmu_lab.scenario import (
+    Approach,
+    Host,
+    InvalidInput,
+    Scenario,
+    Smmu,
+    Unmaps,
+    approach,
+    approaches,
+    read_assignment,
+    read_trace,
+)
+from smmu_lab.sim import simulate
+
+
+def problems(make, *args, **kwargs):
+    with pytest.raises(InvalidInput) as raised:
+        make(*args, **kwargs)
+    return list(raised.value.problems)
+
+
+GOLDEN = {
+    "workload.pages: 0 is not valid: a positive integer": {"workload.pages": 0},
+    "workload.pagse: unknown; did you mean 'pages'?": {"workload.pagse": 3},
+    "vcpus: 2.7 is not valid: an integer from 1 to 1024": {"vcpus": 2.7},
+    "smmu.ril: 'yes' is not valid: true or false": {"smmu.ril": "yes"},
+    "vcpus: True is not valid: an integer from 1 to 1024": {"vcpus": True},
+    "costs.exit_kernal: unknown; did you mean 'exit_kernel'?": {"costs.exit_kernal": "1us"},
+    "costs.t_sync: '0.5ns' is not valid: a duration such as \"2.5us\", or whole nanoseconds": {"costs.t_sync": "0.5ns"},
+    'workload.think: 1.5 is not valid: a duration such as "2.5us", or whole nanoseconds': {"workload.think": 1.5},
+    "workload.granule: '2KiB' is not valid: 4KiB, 16KiB or 64KiB": {"workload.granule": "2KiB"},
+}
+
+
+@pytest.mark.parametrize("message", GOLDEN)
+def test_a_problem_names_the_field_the_value_and_what_is_valid(message):
+    assert problems(Scenario().but, GOLDEN[message]) == [message]
+
+
+@pytest.mark.parametrize("message", GOLDEN)
+def test_python_toml_and_set_say_the_same(message, tmp_path):
+    (path, value), *_ = GOLDEN[message].items()
+    room, _, field = path.rpartition(".")
+    written = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+    table = "costs.costs" if room == "costs" else room
+    file = tmp_path / "s.toml"
+    file.write_text((f"[{table}]\n" if table else "") + f"{field} = {written}\n")
+    assert problems(Scenario.from_toml, file) == [message]
+    assert problems(Scenario().but, dict([read_assignment(f"{path}={written}")])) == [message]
+
+
+def test_all_problems_come_at_once():
+    found = problems(
+        Scenario,
+        workload={"kind": "unmaps", "pages": -1, "lazzy": True},
+        smmu={"ril": 1},
+        vcpus="4",
+        costs="gracee",
+        sed=1,
+    )
+    assert len(found) == 6
+    assert {line.split(":")[0] for line in found} == {
+        "workload.pages",
+        "workload.lazzy",
+        "smmu.ril",
+        "vcpus",
+        "costs",
+        "sed",
+    }
+
+
+def test_a_scenario_is_frozen_and_keyword_only():
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Scenario().seed = 2
+    with pytest.raises(TypeError):
+        Scenario(Unmaps())
+
+
+def test_both_a_think_time_and_a_rate_are_refused():
+    assert "think" in problems(Unmaps, rate=1000, think=5)[0]
+    assert Unmaps(rate=1000, think=0).gap == 1_000_000
+
+
+def test_a_recorded_guest_brings_its_vcpus():
+    workload = read_trace("nvme_dd_r4k_j4_strict_61").workload()
+    assert Scenario(workload=workload).vcpus == 4
+    assert problems(Scenario, workload=workload, vcpus=2) == [
+        "vcpus: 2 is not valid: 4, as in the recorded guest nvme_dd_r4k_j4_strict_61"
+    ]
+
+
+def test_a_missing_file_and_broken_toml_are_one_line_each(tmp_path):
+    assert "cannot be read" in problems(Scenario.from_toml, tmp_path / "none.toml")[0]
+    bad = tmp_path / "bad.toml"
+    bad.write_text("vcpus = = 3")
+    assert len(problems(Scenario.from_toml, bad)) == 1
+
+
+scenarios = st.builds(
+    Scenario,
+    workload=st.builds(
+        Unmaps,
+        pages=st.integers(1, 1 << 20),
+        granule=st.sampled_from([4096, 16384, 65536]),
+        ats_devices=st.integers(0, 64),
+        lazy=st.booleans(),
+        think=st.integers(0, 10**9),
+        spread=st.sampled_from(["exponential", "constant"]),
+        ops=st.integers(1, 10**6),
+    ),
+    smmu=st.builds(Smmu, ril=st.booleans(), queue_log2=st.integers(7, 19)),
+    host=st.builds(Host, worker_cpus=st.integers(1, 9)),
+    guests=st.integers(1, 9),
+    vcpus=st.integers(1, 99),
+    costs=st.sampled_from(["grace", "n1", "a57"]),
+    seed=st.integers(0, 2**63),
+)
+
+
+@given(scenarios, st.integers(0, 10**6))
+def test_toml_reads_back_to_an_equal_scenario(tmp_path_factory, scenario, wake):
+    scenario = scenario.but({"costs.wake": wake, "costs.exit_user": {"value": 7000, "high": 8000, "low": 6000}})
+    file = tmp_path_factory.mktemp("toml") / "s.toml"
+    file.write_text(scenario.to_toml())
+    assert Scenario.from_toml(file) == scenario
+
+
+def test_but_changes_nothing_else():
+    before = Scenario()
+    after = before.but({"workload.pages": 64, "costs.exit_kernel": "0.9us"}, vcpus=3)
+    assert after.but({"workload.pages": before.workload.pages}, costs=before.costs, vcpus=1) == before
+    assert (after.workload.pages, after.costs.exit_kernel, after.vcpus) == (64, 900, 3)
+
+
+COLUMNS = {
+    "queues": ["cmdq", "cmdq+vcmdq"],
+    "doorbell": ["trap-to-vmm", "trap-to-kernel", "direct"],
+    "consumer": ["vmm", "kernel-worker", "hardware"],
+    "handoff": ["none", "marshalled", "per-command", "array", "array-at-sync", "queue"],
+    "host_queue": ["cmdq", "vcmdq"],
+    "completion": ["vmm-cons", "kernel-cons", "shared-cons", "device-cons"],
+    "unsupported": ["none", "skip", "stop-and-fix", "guest-routes"],
+}
+
+
+def test_every_combination_runs_or_is_refused_with_a_reason():
+    scenario = Scenario(workload=Unmaps(pages=3, ops=2, ats_devices=1), smmu={"ril": False}, vcpus=2)
+    possible, refused = [], []
+    for choices in itertools.product(*COLUMNS.values()):
+        columns = dict(zip(COLUMNS, choices, strict=True))
+        try:
+            possible.append(Approach(name="row", title="", fallback="qemu-today", **columns))
+        except InvalidInput as error:
+            refused += error.problems
+    assert all(line.startswith("approach.") and " cannot be: " in line for line in refused)
+    assert len(possible) > len(approaches())
+    for row in possible:
+        run = simulate(scenario, row)
+        assert len(run.ops) == 4, row
+        assert all(prod == cons for *_, prod, cons in run.queues), row
+
+
+def test_a_what_if_keeps_its_origin_in_its_name():
+    assert approach("batched").but(completion="shared-cons").but(host_group=127).name == "batched*"
+    assert approach("batched").but(name="mine").name == "mine"
+
+
+def test_a_fallback_that_needs_a_fallback_is_refused():
+    assert "needs a fallback itself" in problems(approach("vcmdq").but, fallback="vcmdq")[0]
+    assert "did you mean 'batched'" in problems(approach("vcmdq").but, fallback="batchd")[0]

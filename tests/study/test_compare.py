@@ -1,0 +1,126 @@
+"""A comparison is paired, says how sure it is, and shows itself without running anything."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+import smmu_lab as lab
+from smmu_lab.record import STAGES
+from smmu_lab.study import Comparison
+from smmu_lab.study.compare import costs_of
+
+SCENARIO = lab.Scenario(workload=lab.unmaps(pages=8, ops=200), smmu=lab.Smmu(ril=False), vcpus=4)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return lab.compare(SCENARIO, ["qemu-today", "batched", "short-path", "vcmdq"])
+
+
+def test_the_saving_is_the_mean_of_paired_differences(comparison):
+    base, ours = comparison.runs["qemu-today"], comparison.runs["vcmdq"]
+    ops = {}
+    for name, run in (("base", base), ("ours", ours)):
+        number = {}
+        for g, v, latency in zip(run.ops["guest"], run.ops["vcpu"], run.latencies, strict=True):
+            number[g, v] = number.get((g, v), -1) + 1
+            ops.setdefault((g, v, number[g, v]), {})[name] = latency
+    paired = [each["base"] - each["ours"] for each in ops.values()]
+    assert comparison.saved["vcmdq"].value == pytest.approx(sum(paired) / len(paired))
+    assert comparison.saved["qemu-today"].value == 0
+
+
+def test_the_verdict_says_by_how_much_how_sure_and_what_it_rests_on(comparison):
+    verdict = comparison.verdict
+    assert verdict.startswith("vcmdq is fastest: ")
+    assert "times as fast" in verdict
+    assert "95 % interval" in verdict
+    assert "800 paired operations" in verdict
+    assert "(inferred)" in verdict
+    assert "profile grace" in verdict
+
+
+def test_no_difference_is_called_none():
+    same = lab.approach("qemu-today").but(name="twin")
+    assert "the same, operation by operation" in lab.compare(SCENARIO, ["qemu-today", same]).verdict
+
+
+def test_a_difference_within_the_interval_is_not_claimed():
+    """Two seeds of the wake-up latency: the same distribution, so no honest difference."""
+    scenario = SCENARIO.but({"vcpus": 1, "workload.ops": 300})
+    twin = lab.approach("short-path").but(name="twin")
+    runs = {"a": lab.simulate(scenario, "short-path"), "b": lab.simulate(scenario.but(seed=2), twin)}
+    assert "cannot tell from none" in Comparison(scenario, runs).verdict
+
+
+def test_bare_metal_is_a_reference_not_a_choice():
+    assert lab.compare(SCENARIO, ["qemu-today", "native-queue", "bare-metal"]).fastest == "native-queue"
+
+
+def test_json_holds_what_the_tables_show(comparison):
+    data = json.loads(comparison.to_json())
+    assert data["verdict"] == comparison.verdict
+    assert lab.Scenario.from_dict(data["scenario"]) == SCENARIO
+    for name, run in comparison.runs.items():
+        assert data["runs"][name]["counts"]["exits_vmm"] == run.counts.exits_vmm
+        assert sum(data["runs"][name]["breakdown"].values()) == pytest.approx(run.latency.mean.value)
+    assert data["costs"]["exit_user"]["source"]
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.text = set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_html_has_no_script_and_escapes_names():
+    evil = lab.approach("batched").but(name="<script>alert(1)</script>")
+    shown = lab.compare(SCENARIO.but({"workload.ops": 20}), ["qemu-today", evil])._repr_html_()
+    tags = Tags()
+    tags.feed(shown)
+    assert "script" not in tags.seen
+    assert "<script>alert(1)</script>" in tags.text
+
+
+def test_names_must_differ():
+    with pytest.raises(lab.InvalidInput, match="twice"):
+        lab.compare(SCENARIO, ["batched", "batched"])
+    with pytest.raises(lab.InvalidInput, match="none given"):
+        lab.compare(SCENARIO, [])
+
+
+def test_a_guest_that_asks_for_nothing_is_no_contest(tmp_path):
+    from pathlib import Path
+
+    idle = Path(__file__).parents[1] / "data" / "traces" / "idle10s_strict_61.csv.gz"
+    result = lab.compare(lab.Scenario(workload=lab.read_trace(idle).workload()), ["qemu-today", "vcmdq"])
+    assert result.verdict == "Nothing was invalidated, so there is nothing to compare."
+    assert repr(result)
+    assert json.loads(result.to_json())
+
+
+def test_every_stage_names_costs_that_exist():
+    for row in lab.approaches():
+        for stage in STAGES:
+            assert set(costs_of(stage, row)) <= set(lab.costs("grace"))
+
+
+@pytest.mark.parametrize("row", lab.approaches(), ids=lambda row: row.name)
+def test_a_stage_without_its_costs_takes_no_time(row):
+    """The stages' costs are named rightly: with those at zero the stage is empty, on one idle vCPU."""
+    scenario = lab.Scenario(workload=lab.unmaps(pages=4, ops=3, spread="constant"), smmu=lab.Smmu(ril=False))
+    run = lab.simulate(scenario, row)
+    for stage in ("build", "doorbell", "consume", "handoff"):
+        names = costs_of(stage, row)
+        zero = dict.fromkeys((*names, *(["vmm_lock"] if "exit_user" in names else [])), 0)
+        without = lab.simulate(scenario.but({f"costs.{name}": 0 for name in zero}), row)
+        assert without.breakdown[stage] == 0, (row.name, stage)
+        assert (run.breakdown[stage] > 0) == bool(names), (row.name, stage)

@@ -18,6 +18,7 @@ from smmu_lab.scenario import (
     Scenario,
     Trace,
     approaches,
+    costs,
     read_assignment,
     read_trace,
     traces,
@@ -75,6 +76,15 @@ def list_approaches(as_json: Json = False) -> None:
     _print(rows.sheet(), [row.values() for row in rows], as_json)
 
 
+@app.command("costs")
+def list_costs(
+    profile: Annotated[str, typer.Argument(help="grace, n1 or a57.")] = "grace", as_json: Json = False
+) -> None:
+    """What each step costs: value, range, basis and source."""
+    table = costs(profile)
+    _print(table.sheet(), {name: cost.values() for name, cost in table.items()}, as_json)
+
+
 @app.command()
 def compare(
     names: Annotated[list[str] | None, typer.Argument(metavar="[APPROACH]...", help="Default: all.")] = None,
@@ -89,7 +99,7 @@ def compare(
     ops: Annotated[str | None, typer.Option(help="Operations per vCPU.")] = None,
     vcpus: Annotated[str | None, typer.Option(help="vCPUs per guest.")] = None,
     guests: Annotated[str | None, typer.Option(help="Virtual machines.")] = None,
-    costs: Annotated[str | None, typer.Option(help="Cost profile: grace, n1 or a57.")] = None,
+    profile: Annotated[str | None, typer.Option("--costs", help="Cost profile: grace, n1 or a57.")] = None,
     seed: Annotated[str | None, typer.Option(help="Of all random streams.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Any field, e.g. costs.exit_kernel=0.9us.")
@@ -107,7 +117,7 @@ def compare(
         "workload.ops": ops,
         "vcpus": vcpus,
         "guests": guests,
-        "costs": costs,
+        "costs": profile,
         "seed": seed,
     }
     given = [f"{path}={text}" for path, text in texts.items() if text is not None]

@@ -87,5 +87,6 @@ def test_an_illegal_command_names_its_line_after_the_legal_ones():
 
 def test_listings_are_json_too():
     assert [row["name"] for row in json.loads(run("approaches", "--json").stdout)] == [a.name for a in lab.approaches()]
+    assert json.loads(run("costs", "n1", "--json").stdout)["exit_user"] == lab.costs("n1")["exit_user"].values()
     assert {each["name"] for each in json.loads(run("trace", "list", "--json").stdout)} == set(lab.traces())
     assert json.loads(run("trace", "summary", "nvme_dd_r1m_j1_strict_61", "--json").stdout)["doorbells"] == 128

@@ -22,6 +22,7 @@ from smmu_lab.scenario.fields import (
     settings,
     unknown,
 )
+from smmu_lab.sheet import Sheet
 from smmu_lab.units import show_time
 
 PROFILES = ("grace", "n1", "a57")
@@ -39,7 +40,7 @@ class Cost(Settings):
         meaning: what is done in this time.
         basis: ``measured`` (low and high are published figures), ``inferred`` (an estimate: a free parameter) or
             ``given`` (set by the user).
-        source: where the figure comes from; names such as ``altra_hvc`` are explained in ``docs/model.md``.
+        source: where the figure comes from; names such as ``altra_hvc`` are explained in `published`.
     """
 
     low: int = setting(DURATION)
@@ -96,6 +97,18 @@ class Costs(Mapping[str, Cost]):
     def __repr__(self) -> str:
         given = {name: cost.value for name, cost in self.items() if cost.basis == "given"}
         return f"costs({self.profile!r})" + (f".but({given})" if given else "")
+
+    def sheet(self) -> Sheet:
+        """One row per cost."""
+        head = ("cost", "value", "low", "high", "basis", "meaning", "source")
+        rows = [
+            (name, *map(show_time, (cost.value, cost.low, cost.high)), cost.basis, cost.meaning, cost.source)
+            for name, cost in self.items()
+        ]
+        return Sheet(head, rows, left=("cost", *head[4:]), caption=self.title)
+
+    def _repr_html_(self) -> str:
+        return self.sheet()._repr_html_()
 
     def but(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Costs:
         """The same costs with some set by you.
@@ -190,6 +203,16 @@ def read_costs(value: Any) -> Costs:
     if not isinstance(changes, Mapping):
         raise InvalidInput([invalid("costs.costs", changes, "a table of costs")])
     return costs(value.get("base", "grace")).but(changes)
+
+
+@cache
+def published() -> Mapping[str, Mapping[str, str]]:
+    """The published results that the profiles rest on, by the names that a cost's `source` uses.
+
+    >>> published()["altra_hvc"]["platform"]
+    'Ampere Altra (Neoverse N1)'
+    """
+    return tomllib.loads(files("smmu_lab.data").joinpath("published.toml").read_text("utf-8"))
 
 
 COSTS = Kind(f"a profile ({', '.join(PROFILES)}), Costs, or a table with base and costs", read_costs)

@@ -293,7 +293,8 @@ def _with_margin(estimate: Estimate) -> str:
     if half is None:
         return show_time(estimate.value)
     value, unit = show_time(estimate.value).split(" ")
-    return f"{value} ± {half / TIME[unit]:.2g} {unit}"
+    margin = half / TIME[unit]
+    return f"{value} ± {margin:.0f} {unit}" if margin >= 10 else f"{value} ± {margin:.2g} {unit}"
 
 
 def _tail(estimate: Estimate) -> str:

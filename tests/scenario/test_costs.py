@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smmu_lab.scenario import Costs, InvalidInput, costs
-from smmu_lab.scenario.costs import PROFILES
+from smmu_lab.scenario.costs import PROFILES, published
 
 REFERENCE = json.loads(Path(__file__).parents[1].joinpath("data", "cost-profiles.json").read_text())["profiles"]
 
@@ -25,6 +25,13 @@ def test_what_the_reference_lacks_is_marked_inferred_with_its_reasoning(profile)
         cost = costs(profile)[name]
         assert cost.basis == "inferred"
         assert cost.source.startswith("estimate: ")
+
+
+def test_every_measured_cost_names_a_published_result():
+    for profile in PROFILES:
+        for name, cost in costs(profile).items():
+            if cost.basis == "measured":
+                assert any(result in cost.source for result in published()), name
 
 
 def test_all_profiles_have_the_same_costs():

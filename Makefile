@@ -38,9 +38,9 @@ bench: $(ready) ## time the simulator beside its textbook model
 	$(python) tests/bench/bench.py
 
 notebooks: $(ready) ## pair notebooks with their .py sources, strip their outputs, execute them
-	.venv/bin/jupytext --sync notebooks/*.py
-	.venv/bin/nbstripout notebooks/*.ipynb
-	$(python) -m pytest --nbmake --nbmake-timeout=300 notebooks/*.ipynb
+	.venv/bin/jupytext --sync notebooks/*.py exercises/*/exercise.py
+	.venv/bin/nbstripout $(books)
+	$(python) -m pytest --nbmake --nbmake-timeout=300 $(books)
 
 binder: $(ready) ## pin binder/requirements.txt to what the core resolves to today
 	$(python) binder/pin.py

@@ -110,7 +110,7 @@ lab.compare(few, ["short-path-trapped-cons", "short-path"]).latency_sheet()
 # ## Check yourself
 #
 # How many exits does an unmap of 130 pages cost without range invalidation? Work it out, then open the exercise
-# [e01](../exercises/README.md) and let the simulator judge.
+# [e01](../exercises/e01_exits_of_an_unmap/exercise.ipynb) and let the simulator judge.
 
 # %%
 print("ALL-DONE")

@@ -84,9 +84,7 @@ class Lab:
 
         made = [nbformat.v4.new_code_cell(source) for source in (*cells, 'print("ALL-DONE")')]
         python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        (self.folder / name).write_text(
-            nbformat.v4.writes(nbformat.v4.new_notebook(cells=made, metadata=python))
-        )
+        (self.folder / name).write_text(nbformat.v4.writes(nbformat.v4.new_notebook(cells=made, metadata=python)))
         return name
 
     def open(self, page, name: str) -> None:

@@ -29,7 +29,7 @@ def test_no_outputs(path):
     assert [cell.source for cell in code if cell.outputs or cell.execution_count is not None] == []
 
 
-@of(NOTEBOOKS)
+@of(ALL)
 def test_agrees_with_its_source(path):
     """When they differ: `make notebooks` copies the newer of the two over the older."""
     assert cells(nbformat.read(path, as_version=4)) == cells(jupytext.read(path.with_suffix(".py")))
@@ -45,7 +45,7 @@ def test_names_its_kernel(path):
     assert nbformat.read(path, as_version=4).metadata.kernelspec.name == "python3"
 
 
-@of(NOTEBOOKS)
+@of(ALL)
 def test_ends_with_all_done(path):
     """What nbmake, the browser tests and Binder's readers wait for."""
     assert 'print("ALL-DONE")' in nbformat.read(path, as_version=4).cells[-1].source

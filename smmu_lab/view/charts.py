@@ -1,0 +1,218 @@
+"""Charts: pure functions from records to SVG, each with a text twin for terminals and text readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from itertools import accumulate, pairwise
+
+from smmu_lab.record import STAGES, Run
+from smmu_lab.sheet import Sheet
+from smmu_lab.units import show_time
+from smmu_lab.view.palette import COLOURS, MEANING, PARTIES, WAITING, ink_on
+
+STYLE = """
+.smmu-lab { --ink: var(--jp-ui-font-color1, #212121); --faint: var(--jp-ui-font-color2, #616161);
+  --line: var(--jp-border-color2, #d0d0d0); --paper: var(--jp-layout-color0, #ffffff); }
+@media (prefers-color-scheme: dark) { .smmu-lab { --ink: var(--jp-ui-font-color1, #e8e8e8);
+  --faint: var(--jp-ui-font-color2, #a8a8a8); --line: var(--jp-border-color2, #424242);
+  --paper: var(--jp-layout-color0, #111111); } }
+svg.smmu-lab { font: 12px var(--jp-ui-font-family, system-ui, sans-serif); fill: var(--ink); background: var(--paper);
+  max-width: 100%; height: auto; display: block; }
+svg.smmu-lab .faint { fill: var(--faint); }
+svg.smmu-lab .small { font-size: 11px; }
+svg.smmu-lab .strong { font-weight: 600; }
+svg.smmu-lab .line { stroke: var(--line); }
+svg.smmu-lab .mark { stroke: var(--ink); stroke-width: 1.5; }
+svg.smmu-lab .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+svg.smmu-lab .edge { stroke: var(--paper); stroke-width: 0.75; }
+"""
+"""Theme of every picture: Jupyter's variables where there are any, else what the reader's system prefers."""
+
+ROW, BAR = 30, 20
+"""Height of a row and of the bar in it, px."""
+NARROW = 680
+"""Below this width the shares stand under the times, px."""
+
+
+def breakdown(runs: Mapping[str, Run], width: int = 860, data: Mapping[str, object] | None = None) -> str:
+    """Where the time of one operation goes under each approach: stacked bars, a stage a segment.
+
+    One panel is time, linear and from zero, with a whisker to p99. The other has the same segments as shares of the
+    mean: where one approach takes twenty times as long as another, it still shows what each spends it on.
+
+    Args:
+        runs: name to record, drawn in this order.
+        width: of the picture, px.
+        data: ``data-*`` attributes of the picture: what it shows, for programs.
+
+    Returns:
+        An ``<svg>`` that stands alone and needs no script.
+    """
+    means = {name: sum(run.breakdown.values()) for name, run in runs.items()}
+    p99s = {name: float(run.latency.p99.value) if run.measured else 0.0 for name, run in runs.items()}
+    full = max(*means.values(), *p99s.values(), 1.0)
+    left = min(200, 16 + 7 * max(map(len, runs)))
+    figures = 140  # room for mean and p99, right of their bars
+    top = 32
+    bottom = top + ROW * len(runs)
+    if width >= NARROW:
+        panel, down = round((width - left - figures) * 0.6), 0
+        right = left + panel + figures
+    else:
+        panel, down, right = width - left - figures, bottom + 28, left  # shares stand below
+    share = width - right - 1
+
+    parts = [
+        text("Latency of one unmap: mean by stage, whisker to p99", 0, 14, "strong"),
+        text("Shares of the mean", 0 if down else right, down + 14, "strong"),
+    ]
+    for at in ticks(full, panel // 70):
+        x = left + panel * at / full
+        parts += [
+            tag("line", class_="line", x1=x, x2=x, y1=top - 4, y2=bottom),
+            text(show_time(at) if at else "0", x, bottom + 14, "faint small", "middle"),
+        ]
+    for row, (name, run) in enumerate(runs.items()):
+        y = top + ROW * row + (ROW - BAR) / 2
+        mean, p99 = means[name], p99s[name]
+        end, tip, middle = left + panel * mean / full, left + panel * p99 / full, y + BAR / 2
+        inside = [
+            *(
+                text(fit(name, left - 10, 7), left - 8, line + 4, anchor="end", title=f"{name}: {run.approach.title}")
+                for line in sorted({middle, middle + down})
+            ),
+            *_segments(run, name, left, y, panel / full),
+            tag("path", class_="mark", fill="none", d=f"M{end:.2f} {middle}H{tip:.2f}M{tip:.2f} {middle - 5}v10"),
+            _figures(mean, p99, max(end, tip) + 6, middle + 4),
+            *(_segments(run, name, right, down + y, share / mean, labels=True) if mean else ()),
+        ]
+        parts.append(tag("g", *inside, data_approach=name, data_mean_ns=mean, data_p99_ns=p99))
+    legend = bottom + down + (20 if down else 36)
+    parts.append(text("thick: work, thin: waiting", width - 1, legend + 48, "faint small", "end"))
+    used = [stage for stage in STAGES if stage != "stolen" or any(run.breakdown[stage] for run in runs.values())]
+    parts += _legend(used, legend, width)
+    height = legend + 8 + 16 * (max(len(set(stages) & set(used)) for stages in PARTIES.values()))
+    return tag(
+        "svg",
+        tag("style", STYLE),
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        class_="smmu-lab",
+        width=width,
+        height=height,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=summary(runs),
+        **{f"data-{name}": value for name, value in (data or {}).items()},
+    )
+
+
+def breakdown_text(runs: Mapping[str, Run]) -> str:
+    """The same figures as `breakdown`, as text: a stage a line, an approach a column."""
+    used = [stage for stage in STAGES if any(run.breakdown[stage] for run in runs.values())]
+    rows = [(stage, *(show_time(run.breakdown[stage]) for run in runs.values())) for stage in used]
+    rows.append(("mean", *(show_time(sum(run.breakdown.values())) for run in runs.values())))
+    rows.append(("p99", *(show_time(run.latency.p99.value) if run.measured else "-" for run in runs.values())))
+    return f"Latency of one unmap: mean by stage\n{Sheet(('stage', *runs), rows, left=('stage',))!r}"
+
+
+def summary(runs: Mapping[str, Run]) -> str:
+    """What `breakdown` shows, in one line for those who cannot see it."""
+    said = (f"{name} {show_time(sum(run.breakdown.values()))}" for name, run in runs.items())
+    return f"Mean latency of one unmap by stage: {', '.join(said)}"
+
+
+def _segments(run: Run, name: str, x: float, y: float, scale: float, labels: bool = False) -> Iterator[str]:
+    """One bar. `scale`: px per ns; `labels`: write the stage into segments that are wide enough."""
+    mean = sum(run.breakdown.values())
+    edges = accumulate(run.breakdown.values(), initial=0.0)
+    for (stage, ns), (start, end) in zip(run.breakdown.items(), pairwise(edges), strict=True):
+        wide = (end - start) * scale
+        if not ns:
+            continue
+        yield tag(
+            "rect",
+            tag("title", escape(f"{name}, {stage}: {show_time(ns)}, {ns / mean:.0%}")),
+            class_="edge" if wide > 3 else "",
+            x=x + start * scale,
+            y=y + inset(stage),
+            width=wide,
+            height=BAR - 2 * inset(stage),
+            fill=COLOURS[stage],
+            data_stage=stage,
+            **{"data-share" if labels else "data-ns": ns / mean if labels else ns},
+        )
+        if labels and wide > 6.6 * len(stage) + 6:
+            ink = f"fill:{ink_on(COLOURS[stage])};pointer-events:none"
+            yield text(stage, x + (start + end) / 2 * scale, y + BAR / 2 + 4, "small", "middle", style=ink)
+
+
+def _figures(mean: float, p99: float, x: float, y: float) -> str:
+    """The mean, and smaller what the whisker shows."""
+    tail = tag("tspan", escape(f"  p99 {show_time(p99)}"), class_="faint small", font_weight="normal")
+    return tag("text", tag("tspan", escape(show_time(mean)), class_="strong"), tail, class_="halo", x=x, y=y)
+
+
+def _legend(used: list[str], y: float, width: int) -> Iterator[str]:
+    """Stages under the party that is at it; a thick bar is work, a thin one waiting."""
+    for column, (party, stages) in enumerate(PARTIES.items()):
+        x = column * width / len(PARTIES)
+        yield text(party, x, y, "faint small")
+        for row, stage in enumerate(each for each in stages if each in used):
+            line = y + 16 * (row + 1)
+            high = 12 - inset(stage)
+            yield tag("rect", x=x, y=line - 4 - high / 2, width=14, height=high, fill=COLOURS[stage])
+            yield text(stage, x + 20, line, "small", title=f"{stage}: {MEANING[stage]}")
+
+
+def inset(stage: str) -> int:
+    """How much thinner than a full bar a stage is drawn, above and below, px."""
+    return 4 if stage in WAITING else 0
+
+
+# -- what every chart needs --------------------------------------------------------------------------------------------
+
+
+def tag(name: str, *children: str, **attributes: object) -> str:
+    """An element; attributes are escaped, children are markup already.
+
+    >>> tag("a", escape("x < y"), class_="k", data_of='"b"')
+    '<a class="k" data-of="&quot;b&quot;">x &lt; y</a>'
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
+        for key, value in attributes.items()
+        if value != ""
+    )
+    return f"<{name}{written}>{''.join(children)}</{name}>"
+
+
+def text(words: str, x: float, y: float, class_: str = "", anchor: str = "", style: str = "", title: str = "") -> str:
+    """A line of text, with a tooltip if `title` is given."""
+    tip = tag("title", escape(title)) if title else ""
+    return tag("text", tip, escape(words), class_=class_, x=x, y=y, text_anchor=anchor, style=style)
+
+
+def fit(words: str, room: float, per_letter: float) -> str:
+    """Words cut to a room in px."""
+    letters = int(room / per_letter)
+    return words if len(words) <= letters else words[: max(1, letters - 1)] + "…"
+
+
+def ticks(full: float, most: int) -> list[float]:
+    """Round values from zero up to `full`, at most `most` besides zero.
+
+    >>> ticks(33_700, 5)
+    [0, 10000, 20000, 30000]
+    """
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power):
+            if full / step <= max(1, most):
+                return [k * step for k in range(int(full / step) + 1)]
+        power *= 10
+
+
+def _short(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -11,6 +11,9 @@ import attrs
 if TYPE_CHECKING:
     from rich.table import Table
 
+SHORT = 32
+"""Longer texts may wrap."""
+
 _STYLE = "text-align:{};padding:2px 10px;vertical-align:top;white-space:{}"
 
 
@@ -51,7 +54,7 @@ class Sheet:
 
         def line(tag: str, cells: Sequence[str]) -> str:
             return "".join(
-                f'<{tag} style="{_STYLE.format(side, "normal" if side == "left" else "nowrap")}">'
+                f'<{tag} style="{_STYLE.format(side, "nowrap" if len(text) <= SHORT else "normal")}">'
                 f"{html.escape(text)}</{tag}>"
                 for side, text in zip(aligned, cells, strict=True)
             )

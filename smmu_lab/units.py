@@ -64,7 +64,7 @@ def show_time(ns: float) -> str:
     """
     for unit, scale in (("ns", 1), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)):
         if abs(ns) < 999.5 * scale or unit == "s":
-            return f"{_three_digits(ns / scale)} {unit}"
+            return f"{show_number(ns / scale)} {unit}"
     raise AssertionError
 
 
@@ -80,5 +80,10 @@ def show_size(size: int) -> str:
     return f"{size} B"
 
 
-def _three_digits(value: float) -> str:
+def show_number(value: float) -> str:
+    """Write a number for people, with three significant digits or all before the point.
+
+    >>> show_number(0.9481), show_number(8), show_number(1024.4)
+    ('0.948', '8', '1,024')
+    """
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"

@@ -7,28 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-STAGES = (
-    "build",
-    "gather",
-    "space",
-    "lock",
-    "doorbell",
-    "wake",
-    "consume",
-    "handoff",
-    "queue",
-    "execute",
-    "complete",
-    "stolen",
-)
-"""The stages of an operation, in the order in which a command meets them; they sum to its latency.
-
-build: the driver writes the entries. gather: until PROD is written, perhaps by another vCPU. space: the queue is full.
-lock: the VMM's big lock is taken. doorbell: the PROD write leaves the guest. wake: until the consumer takes the
-commands up (wake-up, host CPU, earlier drains). consume: they are read and decoded. handoff: ioctl, copy, rewrite.
-queue: inserted in the host's queue, and waiting there behind earlier commands. execute: the SMMU runs these commands
-and the CMD_SYNC. complete: until the guest has seen CONS. stolen: reserved.
-"""
+STAGES = {
+    "build": "the driver writes the entries",
+    "gather": "until PROD is written, perhaps by another vCPU",
+    "space": "the queue is full",
+    "lock": "the VMM's big lock is taken",
+    "doorbell": "the PROD write leaves the guest",
+    "wake": "until the consumer takes the commands up: its wake-up, a host CPU, earlier drains",
+    "consume": "the commands are read and decoded",
+    "handoff": "ioctl, copy, rewrite",
+    "queue": "inserted in the host's queue, and waiting there behind earlier commands",
+    "execute": "the SMMU runs the commands and the CMD_SYNC",
+    "complete": "until the guest has seen CONS",
+    "stolen": "reserved: the vCPU does not run",
+}
+"""The stages of an operation, in the order in which a command meets them; they sum to its latency."""
 
 OPS = {
     "guest": "H",

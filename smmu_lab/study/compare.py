@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from smmu_lab.charts import breakdown, breakdown_sheet, still, summary
 from smmu_lab.record import STAGES, Estimate, Run, batch_means
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
-from smmu_lab.units import TIME, show_time
+from smmu_lab.units import TIME, show_number, show_time
 
 if TYPE_CHECKING:
     import pandas
@@ -177,8 +178,8 @@ class Comparison:
         rows = [
             (
                 name,
-                *(f"{run.per_operation(count):.3g}" for count in columns.values()),
-                f"{run.counts.commands / max(1, run.counts.doorbells):.3g}",
+                *(show_number(run.per_operation(count)) for count in columns.values()),
+                show_number(run.counts.commands / max(1, run.counts.doorbells)),
             )
             for name, run in self.runs.items()
         ]
@@ -199,19 +200,10 @@ class Comparison:
         ]
         return Sheet(header, rows, left=("approach",), caption="time per unmap")
 
-    def stages_sheet(self) -> Sheet:
-        """The mean latency of each approach, cut into its stages."""
-        used = [stage for stage in STAGES if any(run.breakdown[stage] for run in self.runs.values())]
-        rows = [
-            (name, *(show_time(run.breakdown[stage]) if run.breakdown[stage] else "" for stage in used))
-            for name, run in self.runs.items()
-        ]
-        return Sheet(("approach", *used), rows, left=("approach",), caption="where the mean goes")
-
     @property
     def sheets(self) -> tuple[Sheet, ...]:
         """All tables, in the order of reading."""
-        return self.latency_sheet(), self.events_sheet(), self.time_sheet(), self.stages_sheet()
+        return self.latency_sheet(), self.events_sheet(), self.time_sheet(), breakdown_sheet(self.runs)
 
     @property
     def title(self) -> str:
@@ -233,7 +225,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         sheets = "".join(sheet._repr_html_() for sheet in self.sheets)
-        return f"<p><strong>{escape(self.title)}</strong></p>{sheets}<p>{escape(self.verdict)}</p>"
+        chart = still(breakdown(self.runs), summary(self.runs))
+        return f"<p><b>{escape(self.title)}</b></p><p>{escape(self.verdict)}</p>{chart}{sheets}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything shown, and what it rests on, as plain data; times in ns."""

@@ -1,8 +1,7 @@
-"""What people look at: charts and live views.
+"""What people look at and touch: live views.
 
-Here belongs what turns a record into a picture, and the widgets that show it. Not here: anything that simulates by
-itself or keeps results (`smmu_lab.study`), and figures that a table can say (`smmu_lab.record`). Charts are pure
-functions of records and need no widget library; a widget only chooses what is drawn.
+Here belong the widgets. Not here: what keeps results (`smmu_lab.study`), and the pictures themselves, which are pure
+functions of records (`smmu_lab.charts`); a widget only chooses what is drawn.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from smmu_lab.view.charts import breakdown, breakdown_text
-
 if TYPE_CHECKING:
     from smmu_lab.scenario import Approach, Scenario
     from smmu_lab.view.explorer import Explorer
 
-__all__ = ["breakdown", "breakdown_text", "explore"]
+__all__ = ["explore"]
 
 DEFAULT = ("qemu-today", "batched", "native-queue", "short-path", "vcmdq", "bare-metal")
 """The approaches of the mail that exist today, and bare metal as the reference."""

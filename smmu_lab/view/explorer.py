@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -13,13 +12,13 @@ import anywidget
 import traitlets
 from IPython.display import display
 
+from smmu_lab.charts import STYLE, breakdown, breakdown_sheet, still, summary, tag
 from smmu_lab.record import Run
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, Unmaps, approach, costs, unmap_batches
 from smmu_lab.scenario.costs import PROFILES
 from smmu_lab.sheet import Sheet
 from smmu_lab.study import Comparison, compare
-from smmu_lab.units import show_size, show_time
-from smmu_lab.view.charts import STYLE, breakdown, breakdown_text, summary, tag
+from smmu_lab.units import show_number, show_size, show_time
 
 PAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024)
 """Unmaps worth a look: powers of two, and both sides of the driver's 512-page rule."""
@@ -64,7 +63,7 @@ def table(runs: Mapping[str, Run]) -> Sheet:
             name,
             _with_margin(run),
             show_time(run.latency.p99.value),
-            *(_count(run.per_operation(event)) for event in events),
+            *(show_number(run.per_operation(event)) for event in events),
             f"{run.throughput:,.0f}",
         )
         for name, run in runs.items()
@@ -76,10 +75,6 @@ def _with_margin(run: Run) -> str:
     mean = run.latency.mean
     margin = f"± {mean.half_width / mean.value:.1%}" if mean.half_width is not None and mean.value else "± ?"
     return f"{show_time(mean.value)} {margin}"
-
-
-def _count(number: float) -> str:
-    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
 def _unmaps(result: Comparison) -> int:
@@ -169,13 +164,12 @@ class Explorer(anywidget.AnyWidget):
         if self.comparison:
             self.shown = {"setting": self.setting, "html": self._picture(self.comparison), "error": ""}
 
-    def _picture(self, result: Comparison, still: bool = False) -> str:
+    def _picture(self, result: Comparison, lasting: bool = False) -> str:
         state = {path.rpartition(".")[2]: value for path, value in self.setting.items()}
         state["operations"] = _unmaps(result)
         chart = breakdown(result.runs, min(max(self.width, WIDTHS[0]), WIDTHS[1]), state)
-        if still:  # JupyterLab turns an <svg> into a heap of words in a notebook that it does not trust; an <img> stays
-            source = f"data:image/svg+xml;base64,{b64encode(chart.encode()).decode()}"
-            chart = tag("img", src=source, alt=summary(result.runs))
+        if lasting:
+            chart = still(chart, summary(result.runs))
         return f"{chart}<p>{escape(self._basis(result))}</p>{table(result.runs)._repr_html_()}"
 
     def _basis(self, result: Comparison) -> str:
@@ -185,9 +179,9 @@ class Explorer(anywidget.AnyWidget):
     def _ipython_display_(self, **kwargs: Any) -> None:
         """Two outputs: a picture that lasts, and the widget, which hides the picture while it is alive."""
         if self.comparison:
-            html = tag("div", self._picture(self.comparison, still=True), data_picture=self.picture)
+            html = tag("div", self._picture(self.comparison, lasting=True), data_picture=self.picture)
             words = [
-                breakdown_text(self.comparison.runs),
+                repr(breakdown_sheet(self.comparison.runs)),
                 self._basis(self.comparison),
                 repr(table(self.comparison.runs)),
             ]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 import smmu_lab
-from smmu_lab.view import breakdown
+from smmu_lab.charts import breakdown
 
 pytestmark = pytest.mark.browser
 

@@ -68,7 +68,7 @@ function render({ model, el }) {
 
   function show() {
     const { html, error } = model.get("shown");
-    result.innerHTML = html; // written and escaped by smmu_lab.view.charts
+    result.innerHTML = html; // written and escaped by smmu_lab.charts
     message.textContent = error;
     wishes.next();
     wait();

@@ -34,21 +34,6 @@ COLOURS = {
 
 WAITING = frozenset({"gather", "space", "lock", "wake", "queue", "stolen"})
 
-MEANING = {
-    "build": "the driver writes the entries",
-    "gather": "until PROD is written, perhaps by another vCPU",
-    "space": "the queue is full",
-    "lock": "the VMM's big lock is taken",
-    "doorbell": "the PROD write leaves the guest",
-    "wake": "until the consumer takes the commands up",
-    "consume": "the commands are read and decoded",
-    "handoff": "ioctl, copy, rewrite",
-    "queue": "in the host's queue, behind others",
-    "execute": "the SMMU runs the commands and the CMD_SYNC",
-    "complete": "until the guest has seen CONS",
-    "stolen": "the vCPU does not run",
-}
-
 
 def luminance(colour: str) -> float:
     """Relative luminance of ``#rrggbb``, 0 to 1 (WCAG 2.2)."""

@@ -1,4 +1,4 @@
-"""Charts: pure functions from records to SVG, each with a text twin for terminals and text readers."""
+"""Where the time goes: the stages of an operation as stacked bars."""
 
 from __future__ import annotations
 
@@ -6,28 +6,11 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from itertools import accumulate, pairwise
 
+from smmu_lab.charts.palette import COLOURS, PARTIES, WAITING, ink_on
+from smmu_lab.charts.svg import STYLE, fit, tag, text, ticks
 from smmu_lab.record import STAGES, Run
 from smmu_lab.sheet import Sheet
 from smmu_lab.units import show_time
-from smmu_lab.view.palette import COLOURS, MEANING, PARTIES, WAITING, ink_on
-
-STYLE = """
-.smmu-lab { --ink: var(--jp-ui-font-color1, #212121); --faint: var(--jp-ui-font-color2, #616161);
-  --line: var(--jp-border-color2, #d0d0d0); --paper: var(--jp-layout-color0, #ffffff); }
-@media (prefers-color-scheme: dark) { .smmu-lab { --ink: var(--jp-ui-font-color1, #e8e8e8);
-  --faint: var(--jp-ui-font-color2, #a8a8a8); --line: var(--jp-border-color2, #424242);
-  --paper: var(--jp-layout-color0, #111111); } }
-svg.smmu-lab { font: 12px var(--jp-ui-font-family, system-ui, sans-serif); fill: var(--ink); background: var(--paper);
-  max-width: 100%; height: auto; display: block; }
-svg.smmu-lab .faint { fill: var(--faint); }
-svg.smmu-lab .small { font-size: 11px; }
-svg.smmu-lab .strong { font-weight: 600; }
-svg.smmu-lab .line { stroke: var(--line); }
-svg.smmu-lab .mark { stroke: var(--ink); stroke-width: 1.5; }
-svg.smmu-lab .halo { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
-svg.smmu-lab .edge { stroke: var(--paper); stroke-width: 0.75; }
-"""
-"""Theme of every picture: Jupyter's variables where there are any, else what the reader's system prefers."""
 
 ROW, BAR = 30, 20
 """Height of a row and of the bar in it, px."""
@@ -108,13 +91,19 @@ def breakdown(runs: Mapping[str, Run], width: int = 860, data: Mapping[str, obje
     )
 
 
-def breakdown_text(runs: Mapping[str, Run]) -> str:
-    """The same figures as `breakdown`, as text: a stage a line, an approach a column."""
+def breakdown_sheet(runs: Mapping[str, Run]) -> Sheet:
+    """The figures of `breakdown` as a table, its text twin."""
     used = [stage for stage in STAGES if any(run.breakdown[stage] for run in runs.values())]
-    rows = [(stage, *(show_time(run.breakdown[stage]) for run in runs.values())) for stage in used]
-    rows.append(("mean", *(show_time(sum(run.breakdown.values())) for run in runs.values())))
-    rows.append(("p99", *(show_time(run.latency.p99.value) if run.measured else "-" for run in runs.values())))
-    return f"Latency of one unmap: mean by stage\n{Sheet(('stage', *runs), rows, left=('stage',))!r}"
+    rows = [
+        (
+            name,
+            *(show_time(run.breakdown[stage]) if run.breakdown[stage] else "-" for stage in used),
+            show_time(sum(run.breakdown.values())),
+            show_time(run.latency.p99.value) if run.measured else "-",
+        )
+        for name, run in runs.items()
+    ]
+    return Sheet(("approach", *used, "mean", "p99"), rows, left=("approach",), caption="where the mean goes")
 
 
 def summary(runs: Mapping[str, Run]) -> str:
@@ -163,56 +152,9 @@ def _legend(used: list[str], y: float, width: int) -> Iterator[str]:
             line = y + 16 * (row + 1)
             high = 12 - inset(stage)
             yield tag("rect", x=x, y=line - 4 - high / 2, width=14, height=high, fill=COLOURS[stage])
-            yield text(stage, x + 20, line, "small", title=f"{stage}: {MEANING[stage]}")
+            yield text(stage, x + 20, line, "small", title=f"{stage}: {STAGES[stage]}")
 
 
 def inset(stage: str) -> int:
     """How much thinner than a full bar a stage is drawn, above and below, px."""
     return 4 if stage in WAITING else 0
-
-
-# -- what every chart needs --------------------------------------------------------------------------------------------
-
-
-def tag(name: str, *children: str, **attributes: object) -> str:
-    """An element; attributes are escaped, children are markup already.
-
-    >>> tag("a", escape("x < y"), class_="k", data_of='"b"')
-    '<a class="k" data-of="&quot;b&quot;">x &lt; y</a>'
-    """
-    written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
-        for key, value in attributes.items()
-        if value != ""
-    )
-    return f"<{name}{written}>{''.join(children)}</{name}>"
-
-
-def text(words: str, x: float, y: float, class_: str = "", anchor: str = "", style: str = "", title: str = "") -> str:
-    """A line of text, with a tooltip if `title` is given."""
-    tip = tag("title", escape(title)) if title else ""
-    return tag("text", tip, escape(words), class_=class_, x=x, y=y, text_anchor=anchor, style=style)
-
-
-def fit(words: str, room: float, per_letter: float) -> str:
-    """Words cut to a room in px."""
-    letters = int(room / per_letter)
-    return words if len(words) <= letters else words[: max(1, letters - 1)] + "…"
-
-
-def ticks(full: float, most: int) -> list[float]:
-    """Round values from zero up to `full`, at most `most` besides zero.
-
-    >>> ticks(33_700, 5)
-    [0, 10000, 20000, 30000]
-    """
-    power = 1
-    while True:
-        for step in (power, 2 * power, 5 * power):
-            if full / step <= max(1, most):
-                return [k * step for k in range(int(full / step) + 1)]
-        power *= 10
-
-
-def _short(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

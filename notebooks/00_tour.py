@@ -59,8 +59,8 @@ guest
 
 # %%
 scenario = lab.Scenario(workload=guest.workload(think="20us"), costs="grace")
-result = lab.compare(scenario, ["qemu-today", "batched", "native-queue", "short-path", "vcmdq", "bare-metal"])
-result
+approaches = "qemu-today", "batched", "native-queue", "short-path", "vcmdq", "bare-metal"
+lab.compare(scenario, approaches)
 
 # %% [markdown]
 # Read it like this:
@@ -68,7 +68,7 @@ result
 # * *events per unmap*: QEMU of today exits twice, once for the doorbell and once to read CONS, whatever the unmap.
 #   Batching saves nothing per unmap here, because range invalidation makes each unmap one command: `batched` wins only
 #   what several vCPUs put behind one doorbell.
-# * *where the mean goes*: `lock` and `gather` are waiting for each other's exits; a queue in hardware has neither.
+# * *where the mean goes*: in `lock` and `gather` vCPUs wait for each other's exits; a queue in hardware has neither.
 # * every figure rests on costs, most of which are estimates: `lab.costs("grace")` shows each with its range and source.
 
 # %% [markdown]
@@ -83,7 +83,7 @@ lab.explore()
 # %% [markdown]
 # ## 5. Something that surprised us
 #
-# Let the guest read CONS from a shared page instead of by an exit, and the tail gets *worse*:
+# Let the guest read CONS from a shared page instead of by an exit, and both mean and tail get *worse*:
 
 # %%
 few = scenario.but({"workload.think": "50us"})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SHORT = 32
 """Longer texts may wrap."""
 
-_STYLE = "text-align:{};padding:2px 10px;vertical-align:top;white-space:{}"
+_STYLE = "text-align:{};padding:2px 7px;vertical-align:top;white-space:{}"
 
 
 @attrs.frozen(repr=False)
@@ -54,7 +54,7 @@ class Sheet:
 
         def line(tag: str, cells: Sequence[str]) -> str:
             return "".join(
-                f'<{tag} style="{_STYLE.format(side, "nowrap" if len(text) <= SHORT else "normal")}">'
+                f'<{tag} style="{_STYLE.format(side, "nowrap" if tag == "td" and len(text) <= SHORT else "normal")}">'
                 f"{html.escape(text)}</{tag}>"
                 for side, text in zip(aligned, cells, strict=True)
             )

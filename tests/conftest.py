@@ -17,14 +17,17 @@ of the view), never for a time. To sit and watch: `make lab`.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import TimeoutError
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_FLAGS = [
@@ -95,8 +98,12 @@ class Lab:
 
     def run_all(self, page, seconds: int = 120) -> None:
         """Run every cell through the menu, as a reader does, until the last one has printed ALL-DONE."""
-        page.click('.lm-MenuBar-itemLabel:text-is("Run")')
-        page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+        begun = page.locator(".jp-InputPrompt:visible").filter(has_text=re.compile(r"\[[*\d]+\]"))
+        while not begun.count():  # now and then JupyterLab takes the click, and runs nothing
+            page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+            page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+            with suppress(TimeoutError):
+                begun.first.wait_for(timeout=10_000)
         page.wait_for_selector('.jp-OutputArea-output pre:has-text("ALL-DONE")', timeout=seconds * 1000)
 
 

@@ -46,8 +46,8 @@ class BundledTrace:
     def cells(self) -> tuple[str, ...]:
         """The row of this trace in the table, as text."""
         ril = "yes" if self.ril else "no"
-        counts = f"{self.doorbells:,}", f"{self.commands:,}"
-        return self.name, self.device, self.workload, str(self.vcpus), self.mode, ril, self.kernel, *counts
+        vcpus, commands = str(self.vcpus), f"{self.commands:,}"
+        return self.name, self.device, self.workload, vcpus, self.mode, ril, self.kernel, commands
 
 
 @attrs.frozen(repr=False)
@@ -67,7 +67,7 @@ class BundledTraces(Mapping[str, BundledTrace]):
 
     def sheet(self) -> Sheet:
         """One row per trace."""
-        head = "name", "device", "workload", "vCPUs", "mode", "RIL", "Linux", "doorbells", "commands"
+        head = "name", "device", "workload", "vCPUs", "mode", "RIL", "Linux", "commands"
         return Sheet(head, [each.cells for each in self.values()], left=head[:3] + head[4:7])
 
     def __repr__(self) -> str:

@@ -117,7 +117,7 @@ class Unmaps(_Load):
             yield invalid("workload.pages", self.pages, f"at most {MOST_PAGES:,}")
 
     def __str__(self) -> str:
-        return f"{self.ops} {'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]} per vCPU"
+        return f"{'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]}"
 
     def operations(self, vcpu: int, ril: bool) -> Sequence[Operation]:
         """All operations of one vCPU."""

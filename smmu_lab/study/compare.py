@@ -13,7 +13,7 @@ import attrs
 
 from smmu_lab.charts import breakdown, breakdown_sheet, still, summary
 from smmu_lab.record import STAGES, Estimate, Run, batch_means
-from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach
+from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, approach
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
 from smmu_lab.units import TIME, show_number, show_time
@@ -210,8 +210,9 @@ class Comparison:
         """What was run."""
         s = self.scenario
         guests = f"{s.guests} guests x " if s.guests > 1 else ""
-        ril = "" if s.smmu.ril else ", no range invalidation"
-        return f"{s.workload}, {guests}{s.vcpus} vCPUs, {s.costs.title}{ril}"
+        vcpus = f"{s.vcpus} vCPU{'s'[: s.vcpus > 1]}"
+        ril = "" if s.smmu.ril or isinstance(s.workload, Recorded) else ", no range invalidation"
+        return f"{s.workload}, {guests}{vcpus}, {s.costs.title}{ril}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
@@ -287,7 +288,8 @@ def _with_margin(estimate: Estimate) -> str:
         return show_time(estimate.value)
     value, unit = show_time(estimate.value).split(" ")
     margin = half / TIME[unit]
-    return f"{value} ± {margin:.0f} {unit}" if margin >= 10 else f"{value} ± {margin:.2g} {unit}"
+    digits = 0 if margin >= 10 else 1 if margin >= 1 else 2
+    return f"{value} ± {margin:.{digits}f} {unit}"
 
 
 def _tail(estimate: Estimate) -> str:

@@ -5,7 +5,6 @@ import gzip
 import html.parser
 import itertools
 import json
-import time
 import tracemalloc
 from collections import Counter
 from functools import cache
@@ -221,7 +220,6 @@ def test_traces_print_as_a_table():
         "mode",
         "RIL",
         "Linux",
-        "doorbells",
         "commands",
     ]
     assert [line.split()[0] for line in lines] == list(traces())
@@ -237,27 +235,23 @@ class Tags(html.parser.HTMLParser):
         self.tags |= {tag, *(name for name, _ in attrs)}
 
 
+SHEET = {"table", "thead", "tbody", "tr", "th", "td", "style"}
+
+
 def test_markup_in_names_is_escaped(tmp_path):
     markup = "<script>alert(1)<img src=x onerror=alert(1)>"
     (tmp_path / f"{markup}.csv").write_text(SMALL)
     shown = read_trace(tmp_path / f"{markup}.csv")._repr_html_()
-    assert Tags(shown).tags == {"table", "tr", "th", "td"}
+    assert Tags(shown).tags == SHEET
     entry = BundledTrace(markup, markup, markup, 1, markup, True, markup, 1, 2)
     shown = BundledTraces({markup: entry})._repr_html_()
-    assert Tags(shown).tags == {"table", "thead", "tbody", "tr", "th", "td"}
+    assert Tags(shown).tags == SHEET
 
 
 def test_a_trace_shows_itself_in_one_line():
     assert repr(load(FOLDER / "nvme_dd_r1m_j1_strict_61.csv.gz")) == (
         "<Trace nvme_dd_r1m_j1_strict_61: 2 vCPUs, 165 doorbells, 319 commands, 161 CONS reads>"
     )
-
-
-def test_the_largest_bundled_trace_loads_within_a_second():
-    largest = max(FOLDER.glob("*.gz"), key=lambda path: path.stat().st_size)
-    began = time.process_time()
-    read_trace(largest)
-    assert time.process_time() - began < 1
 
 
 def test_columns_are_compact():

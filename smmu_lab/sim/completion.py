@@ -43,10 +43,10 @@ class Polled:
             ticket.away += reads * self.cost
         return seen
 
-    def read(self, t: int) -> Generator[Any, Any, int]:
-        """Read the register once."""
+    def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
+        """Read the register once: when the value is taken, and when it is back."""
         self._count(1)
-        return t + self.cost
+        return t + self.sample, t + self.cost
         yield
 
     def _count(self, reads: int) -> None:
@@ -86,9 +86,10 @@ class TrappedToVmm:
                 break
         return t
 
-    def read(self, t: int) -> Generator[Any, Any, int]:
-        """Read the register once."""
-        return (yield from self._locked(t + self.exit - self.locked)) + self.locked
+    def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
+        """Read the register once: when the value is taken, and when it is back."""
+        t = (yield from self._locked(t + self.exit - self.locked)) + self.locked
+        return t, t
 
     def _locked(self, asked: int) -> Generator[Any, Any, int]:
         self.counts.exits_vmm += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
 from smmu_lab.sim.driver import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, CommandQueue, Group
-from smmu_lab.sim.handoff import Handoff, Kernel
+from smmu_lab.sim.handoff import Handoff, Kernel, commands
 
 if TYPE_CHECKING:
     from smmu_lab.sim.doorbell import TrapToKernel
@@ -107,15 +107,13 @@ class Drains:
         kernel = self.kernel
         kernel.begin()
         works = [work for group in groups for work in group.works]
-        tlbi = sum(work.tlbi for work in works)
-        atc = sum(work.atc for work in works)
         entries = sum(work.entries for work in works)
         start = t
         read = t = t + self.capture + entries * self.fetch
         fixes = sum((work.ste + work.other) * self.fix + work.ste * self.attach for work in works)
         t = kernel.spend(t, entries * kernel.convert + fixes)
-        if tlbi or atc:
-            t = yield from kernel.issue(t, tlbi, atc, 0)
+        if array := commands(works):
+            t = yield from kernel.issue(t, array, 0)
         return t, [
             (WAKE, start),
             (CONSUME, read),

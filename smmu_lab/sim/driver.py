@@ -30,7 +30,10 @@ BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, CO
 
 
 class Work(NamedTuple):
-    """One list as issue_cmdlist gets it: the counts of a `Batch`, with or without a CMD_SYNC."""
+    """One list as issue_cmdlist gets it: the counts of a `Batch`, with or without a CMD_SYNC.
+
+    `tail`: how many of the TLBIs follow the last ATC_INV.
+    """
 
     tlbi: int
     atc: int
@@ -38,6 +41,7 @@ class Work(NamedTuple):
     other: int
     sync: int
     entries: int
+    tail: int = 0
 
 
 @cache
@@ -131,7 +135,8 @@ class CommandQueue:
         relax: cost of one cpu_relax, ns.
         ring: generator that carries a published `Group` out of the guest at a time, and returns when the writer of PROD
             runs on.
-        read_cons: generator that reads the CONS register at a time, and returns when the value is there.
+        read_cons: generator that reads the CONS register at a time, and returns when the value was taken and when it is
+            there.
         log: called at the end of each drain with (rung, start, end, commands, syncs, prod captured, cons stored).
     """
 
@@ -141,7 +146,7 @@ class CommandQueue:
         log2size: int,
         relax: int,
         ring: Callable[[Group, int], Generator[Any, Any, int]],
-        read_cons: Callable[[int], Generator[Any, Any, int]],
+        read_cons: Callable[[int], Generator[Any, Any, tuple[int, int]]],
         log: Callable[..., None] = lambda *_: None,
     ) -> None:
         self.clock = clock
@@ -158,6 +163,7 @@ class CommandQueue:
         self.moves: deque[tuple[int, int]] = deque()  # (time, CONS from then on)
         self.holders = 0  # shared holders of the queue's lock: CPUs that wait for a CMD_SYNC
         self.leaving: list[int] = []  # when they let go of it
+        self.watching: list[Any] = []  # CPUs that wait for room until they have
 
     def register(self, count: int) -> int:
         """The value that PROD or CONS holds for a count of entries."""
@@ -239,6 +245,8 @@ class CommandQueue:
             group.tickets.append(Ticket(work, self.prod, group.published, 0))
         ticket = group.tickets[-1]
         self.holders += ticket.work.sync
+        if clock.peek() <= group.published:
+            yield clock.turn(group.published, PUBLISH, party, "publish")
         ticket.resumed = yield from self.ring(group, group.published)
         return ticket
 
@@ -273,6 +281,9 @@ class CommandQueue:
     def leave(self, t: int) -> None:
         """A waiter has seen its CMD_SYNC at `t` and lets go of the lock; the last one out writes the shadow CONS."""
         heapq.heappush(self.leaving, t)
+        for watcher in self.watching:
+            watcher.succeed()
+        self.watching.clear()
 
     def shadow_covers(self, ticket: Ticket, t: int) -> bool:
         """The shadow CONS shows at `t` that the list is done: no read of the register is needed."""
@@ -292,19 +303,32 @@ class CommandQueue:
             self.shadow = self.moves.popleft()[1]
 
     def _wait_not_full(self, t: int, party: int) -> Generator[Any, Any, int]:
-        """arm_smmu_cmdq_poll_until_not_full: read CONS if nobody holds the lock, else poll the shadow."""
+        """arm_smmu_cmdq_poll_until_not_full: read CONS if nobody holds the lock, else watch its shadow.
+
+        The shadow moves when the last holder leaves. A full queue is watched in poll steps; one that has room, but too
+        little, in a loop without delays.
+        """
+        self._settle(t)
         if not self.holders:
-            t = yield from self.read_cons(t + 1)
-            self._read_shadow(t)
+            taken, t = yield from self.read_cons(t + 1)
+            if self.clock.peek() <= t:
+                yield self.clock.turn(t, READ_CONS, party, "space")
+            self._read_shadow(taken)
             return t
-        step = 0
-        while True:
-            step += 1
-            t += poll_step(step, self.relax) or 1
-            yield self.clock.turn(t, READ_CONS, party, "space")
-            self._settle(t)
-            if self.prod - self.shadow < self.size or not self.holders:
-                return t
+        step = self.relax or 1
+        full = self.prod - self.shadow >= self.size
+        seen, before = t, self.shadow
+        while self.holders and (self.prod - self.shadow >= self.size if full else self.shadow == before):
+            if len(self.leaving) < self.holders:
+                left = self.clock.signal("owner")
+                self.watching.append(left)
+                yield left
+                continue
+            moved = max(seen + 1, *self.leaving)
+            seen = poll(t, moved, step, 0, 0)[0] if full else t + -(-(moved - t) // step) * step
+            yield self.clock.turn(seen, READ_CONS, party, "space")
+            self._settle(seen)
+        return seen
 
 
 def poll_step(step: int, relax: int) -> int:

@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.host import HostQueue
+
+Commands = tuple[tuple[int, int], ...]
+"""Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again."""
+ONE_TLBI: Commands = ((1, 0),)
+ONE_ATC_INV: Commands = ((0, 1),)
+
+
+def commands(works: Sequence[Work]) -> Commands:
+    """What lists have for the host."""
+    return tuple([(work.tlbi, work.atc) for work in works if work.tlbi or work.atc])
+
+
+@lru_cache(maxsize=4096)
+def cut(commands: Commands, group: int) -> list[tuple[int, int, int]]:
+    """Cut commands into groups, in order: their TLBIs, their ATC_INVs, and the TLBIs after the last ATC_INV.
+
+    >>> cut(((64, 0),), 63), cut(((0, 2), (3, 0)), 63), cut((), 63)
+    ([(63, 0, 63), (1, 0, 1)], [(3, 2, 3)], [(0, 0, 0)])
+    """
+    made = []
+    tlbi = atc = tail = 0
+    for more_tlbi, more_atc in commands:
+        while more_tlbi or more_atc:
+            if some := min(more_tlbi, group - tlbi - atc):
+                more_tlbi, tlbi, tail = more_tlbi - some, tlbi + some, tail + some
+            if some := min(more_atc, group - tlbi - atc):
+                more_atc, atc, tail = more_atc - some, atc + some, 0
+            if tlbi + atc == group:
+                made.append((tlbi, atc, tail))
+                tlbi = atc = tail = 0
+    if tlbi or atc or not made:
+        made.append((tlbi, atc, tail))
+    return made
 
 
 class Kernel:
@@ -41,21 +75,16 @@ class Kernel:
         self.counts.ioctls += 1
         return self.spend(t, self.enter + entries * self.copy)
 
-    def issue(self, t: int, tlbi: int, atc: int, convert: int) -> Generator[Any, Any, int]:
+    def issue(self, t: int, array: Commands, convert: int) -> Generator[Any, Any, int]:
         """Rewrite commands, at `convert` ns each, and issue them in groups, each with a CMD_SYNC that is waited for.
 
         Source: arm_vsmmu_cache_invalidate, Linux 7.2 arm-smmu-v3-iommufd.c.
         """
-        while True:
-            some = min(tlbi, self.group)
-            others = min(atc, self.group - some)
-            t = self.spend(t, (some + others) * convert)
-            t = yield from self.host.call(t, some, others, self.party, self.counts)
-            self.execute += self.host.engine.alone(some, others)
-            tlbi -= some
-            atc -= others
-            if not tlbi and not atc:
-                return t
+        for tlbi, atc, tail in cut(array, self.group):
+            t = self.spend(t, (tlbi + atc) * convert)
+            t = yield from self.host.call(t, tlbi, atc, tail, self.party, self.counts)
+            self.execute += self.host.engine.alone(tlbi, atc, tail)
+        return t
 
 
 class Handoff:
@@ -67,7 +96,7 @@ class Handoff:
         self.attach = costs.vmm_ste
         self.per_entry = costs.conv + 2 * costs.copy
         self.ats_devices = ats_devices
-        self.held = [0, 0]  # array-at-sync: commands read whose CMD_SYNC has not come yet
+        self.held: list[tuple[int, int]] = []  # array-at-sync: commands read whose CMD_SYNC has not come yet
         self.consume: Callable[[Sequence[Work], int], Generator[Any, Any, int]] = {
             "marshalled": self._marshalled,
             "per-command": self._per_command,
@@ -87,7 +116,7 @@ class Handoff:
         for work in works:
             for k in range(work.tlbi + work.atc):
                 t = kernel.ioctl(t + self.decode, 1)
-                t = yield from kernel.issue(t, int(k < work.tlbi), int(k >= work.tlbi), kernel.convert)
+                t = yield from kernel.issue(t, ONE_TLBI if k < work.tlbi else ONE_ATC_INV, kernel.convert)
             t += (work.ste + work.other + work.sync) * self.decode + work.ste * self.attach
         return t
 
@@ -102,31 +131,28 @@ class Handoff:
             for k in range(work.tlbi + work.atc):
                 t = kernel.ioctl(t + self.decode, 1)
                 if k < work.tlbi:
-                    t = yield from kernel.issue(t, 1, 0, kernel.convert)
+                    t = yield from kernel.issue(t, ONE_TLBI, kernel.convert)
                 if self.ats_devices or k >= work.tlbi:
-                    t = yield from kernel.issue(t, 0, self.ats_devices or 1, kernel.convert)
+                    t = yield from kernel.issue(t, ((0, self.ats_devices or 1),), kernel.convert)
             t += (work.ste + work.other + work.sync) * self.decode + work.ste * self.attach
         return t
 
     def _array(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
-        tlbi = sum(work.tlbi for work in works)
-        atc = sum(work.atc for work in works)
         t += self.reading(works)
-        if tlbi or atc:
-            t = self.kernel.ioctl(t, tlbi + atc)
-            t = yield from self.kernel.issue(t, tlbi, atc, self.kernel.convert)
+        if array := commands(works):
+            t = self.kernel.ioctl(t, sum(map(sum, array)))
+            t = yield from self.kernel.issue(t, array, self.kernel.convert)
         return t
 
     def _array_at_sync(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
         held = self.held
         for work in works:
             t += self.reading((work,))
-            held[0] += work.tlbi
-            held[1] += work.atc
-            if work.sync and any(held):
-                t = self.kernel.ioctl(t, sum(held))
-                t = yield from self.kernel.issue(t, held[0], held[1], self.kernel.convert)
-                held[:] = 0, 0
+            held += commands((work,))
+            if work.sync and held:
+                t = self.kernel.ioctl(t, sum(map(sum, held)))
+                t = yield from self.kernel.issue(t, tuple(held), self.kernel.convert)
+                held.clear()
         return t
 
     def _queue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
@@ -136,4 +162,4 @@ class Handoff:
         """
         t = self.kernel.ioctl(t, 0)
         t = self.kernel.spend(t, sum(work.entries for work in works) * self.per_entry)
-        return (yield from self.kernel.issue(t, sum(work.tlbi for work in works), sum(work.atc for work in works), 0))
+        return (yield from self.kernel.issue(t, commands(works), 0))

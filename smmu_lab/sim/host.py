@@ -27,17 +27,18 @@ class HostQueue:
         self.feed = Feed()
         self.size = 1 << log2size
         self.sole = sole
-        self.post = costs.mmio_w
+        self.post, self.read = costs.mmio_w, costs.mmio_r
         self.write = max(0, costs.hsubmit - costs.mmio_w)  # hsubmit is the whole insertion, PROD write included
         self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons)
 
-    def call(self, t: int, tlbi: int, atc: int, party: int, counts: Counts) -> Generator[Any, Any, int]:
+    def call(self, t: int, tlbi: int, atc: int, tail: int, party: int, counts: Counts) -> Generator[Any, Any, int]:
         """One issue call with CMD_SYNC: returns when its completion is seen."""
         counts.host_syncs += 1
         counts.host_commands += tlbi + atc + 1
         if self.sole:
-            return self.engine.run(self.feed, t + self.write + self.post, tlbi, atc, True)[1]
-        ticket = yield from self.queue.insert(t, Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1), self.write, party)
+            return self.engine.run(self.feed, t + self.write + self.post, tlbi, atc, True, tail)[1]
+        work = Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail)
+        ticket = yield from self.queue.insert(t, work, self.write, party)
         if ticket.visible is None:
             ticket.waiter = self.clock.signal("owner")
             yield ticket.waiter
@@ -48,14 +49,14 @@ class HostQueue:
     def _ring(self, group: Group, t: int) -> Generator[Any, Any, int]:
         for ticket in group.tickets:
             work = ticket.work
-            done = self.engine.run(self.feed, t + self.post, work.tlbi, work.atc, bool(work.sync))[1]
+            done = self.engine.run(self.feed, t + self.post, work.tlbi, work.atc, bool(work.sync), work.tail)[1]
             self.queue.consumed(done, work.entries)
             ticket.complete(ticket.edges, done)
         return t + self.post
         yield
 
-    def _read_cons(self, t: int) -> Generator[Any, Any, int]:
-        return t + self.post
+    def _read_cons(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
+        return t + self.read // 2, t + self.read
         yield
 
 

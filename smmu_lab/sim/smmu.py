@@ -28,10 +28,10 @@ class Engine:
         self.occupancy = costs.sync_occ
         self.latency = costs.t_sync - costs.sync_occ
 
-    def run(self, feed: Feed, arrival: int, tlbi: int, atc: int, sync: bool) -> tuple[int, int]:
+    def run(self, feed: Feed, arrival: int, tlbi: int, atc: int, sync: bool, tail: int = 0) -> tuple[int, int]:
         """Run the entries of one list.
 
-        Calls come in the order of `arrival`.
+        Calls come in the order of `arrival`; `tail` of the TLBIs follow the last ATC_INV.
 
         Returns:
             When the first entry starts, and when the last one is complete as the queue's CONS tells it, ns.
@@ -40,7 +40,7 @@ class Engine:
         end = start + tlbi * self.t_tlbi
         if atc:
             end += atc * self.t_atc
-            feed.answered = end + self.atc_rtt
+            feed.answered = end - tail * self.t_tlbi + self.atc_rtt
         if not sync:
             self.free = end
             return start, end
@@ -49,7 +49,8 @@ class Engine:
         feed.completed = done = max(done, feed.completed)
         return start, done
 
-    def alone(self, tlbi: int, atc: int) -> int:
+    def alone(self, tlbi: int, atc: int, tail: int) -> int:
         """Time of a list with its CMD_SYNC on an idle engine, ns."""
         issued = tlbi * self.t_tlbi + atc * self.t_atc
-        return issued + (max(self.occupancy, self.atc_rtt) if atc else self.occupancy) + self.latency
+        answer = self.atc_rtt - tail * self.t_tlbi if atc else 0
+        return issued + max(self.occupancy, answer) + self.latency

@@ -62,11 +62,8 @@ def _refuse(problems: Iterable[str]) -> int:
 def _print(shown: Any, data: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(data, indent=1))
-        return
-    from rich.console import Console
-
-    console = Console()
-    Console(width=console.width if console.is_terminal else 160).print(shown)
+    else:
+        show(shown)
 
 
 @app.command("approaches")

@@ -75,3 +75,11 @@ class Sheet:
         for row in self.rows:
             table.add_row(*map(Text, row))
         return table
+
+
+def show(shown: object) -> None:
+    """Print something to stdout; where that is no terminal, tables get all the width they need."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(shown)

@@ -113,9 +113,14 @@ class Scenario(Settings):
         super().__init__(**given)
 
     def conflicts(self) -> Iterator[str]:
-        """A recorded guest has the vCPUs it was recorded with."""
+        """A recorded guest has the vCPUs, and for its recorded doorbells the queue, that it was recorded with."""
         if isinstance(self.workload, Recorded) and self.vcpus != self.workload.vcpus:
             yield invalid("vcpus", self.vcpus, f"{self.workload.vcpus}, as in the {self.workload}")
+        if isinstance(self.workload, Recorded) and self.workload.replay == "recorded":
+            log2size = self.workload.load().log2size
+            if self.smmu.queue_log2 != log2size:
+                valid = f"{log2size}, to repeat the doorbells of the {self.workload}"
+                yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal scenario."""

@@ -75,11 +75,6 @@ class _Load(Settings):
     rate: int
     spread: str
 
-    def conflicts(self) -> Iterator[str]:
-        """Closed and open loop exclude each other."""
-        if self.rate and self.think:
-            yield f"workload.rate: {self.rate} cannot be: think ({self.think} ns) is set; use one of them"
-
     @property
     def gap(self) -> int:
         """Mean time between an end and the next start (closed loop) or between two arrivals (open loop), ns."""
@@ -96,7 +91,7 @@ class Unmaps(_Load):
         ats_devices: devices of the domain with ATS on: one ATC_INV each, and a second CMD_SYNC.
         lazy: flush-queue mode (iommu.strict=0): one TLBI_NH_ASID per 255 unmaps or 10 ms, instead of one per unmap.
         think: closed loop: mean time between the end of one unmap and the start of the next.
-        rate: open loop: unmaps per second and vCPU; 0 is a closed loop.
+        rate: open loop: unmaps per second and vCPU, whatever `think` says; 0 is a closed loop.
         spread: whether these times are ``exponential`` or ``constant`` (then all vCPUs start in step).
         ops: unmaps per vCPU.
     """
@@ -112,7 +107,6 @@ class Unmaps(_Load):
 
     def conflicts(self) -> Iterator[str]:
         """An unmap is smaller than the address space."""
-        yield from _Load.conflicts(self)
         if self.pages > MOST_PAGES:
             yield invalid("workload.pages", self.pages, f"at most {MOST_PAGES:,}")
 
@@ -147,7 +141,7 @@ class Recorded(_Load):
             check decoding and counts.
         section: the ``workload`` between its marks, or ``all`` with the boot.
         think: closed loop: time between the end of one operation and the start of the next.
-        rate: open loop: operations per second and vCPU; 0 is a closed loop.
+        rate: open loop: operations per second and vCPU, whatever `think` says; 0 is a closed loop.
         spread: whether these times are ``exponential`` or ``constant`` (then all vCPUs start in step).
         ops: at most so many operations per vCPU (or doorbells); 0 is all.
     """

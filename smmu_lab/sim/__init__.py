@@ -1,8 +1,8 @@
 """What takes time. The modules stand in the order in which a command meets them.
 
-vcpu (who asks), driver (lists, insertion, polling), doorbell (how PROD leaves the guest), consumer (who reads the
-queue), handoff (how commands reach the kernel), host (the shared queue and CPUs), smmu (the engine), completion (how
-the guest learns of it). clock holds the time, guest wires one guest together, simulate runs all.
+vcpu (who asks), driver (lists and polls), queue (insertion), doorbell (how PROD leaves the guest), consumer (who reads
+the queue), handoff (how commands reach the kernel), host (the shared queue and CPUs), smmu (the engine), completion
+(how the guest learns of it). clock holds the time, guest wires one guest together, simulate runs all.
 
 Not here: what is described (`smmu_lab.scenario`), what is concluded (`smmu_lab.record`, `smmu_lab.study`).
 """

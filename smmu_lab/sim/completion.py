@@ -9,7 +9,8 @@ from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import READ_CONS, Clock
 from smmu_lab.sim.consumer import BigLock
-from smmu_lab.sim.driver import CommandQueue, Ticket, poll, poll_step
+from smmu_lab.sim.driver import poll, poll_step
+from smmu_lab.sim.queue import Ticket
 
 
 class Polled:
@@ -29,10 +30,8 @@ class Polled:
         self.relax = costs.relax
         self.cost, self.sample, self.exits = read, sample, exits
 
-    def wait(self, queue: CommandQueue, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
+    def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
         """Poll until CONS covers the ticket."""
-        if queue.shadow_covers(ticket, t):
-            return t
         if ticket.visible is None:
             ticket.waiter = self.clock.signal("complete")
             yield ticket.waiter
@@ -65,11 +64,11 @@ class TrappedToVmm:
         self.relax = costs.relax
         self.exit, self.locked = costs.exit_user, costs.vmm_lock
 
-    def wait(self, queue: CommandQueue, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
+    def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
         """Poll until CONS covers the ticket; a failed poll has held the lock for nothing."""
         clock = self.clock
         step = 0
-        while not (step == 0 and queue.shadow_covers(ticket, t)):
+        while True:
             step += 1
             t += poll_step(step, self.relax)
             if clock.peek() <= t:
@@ -83,8 +82,7 @@ class TrappedToVmm:
                 yield clock.turn(t, READ_CONS, party, "poll")
             if ticket.visible is not None and ticket.visible <= t:
                 ticket.behind = max(0, granted - max(asked, ticket.visible))
-                break
-        return t
+                return t
 
     def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
         """Read the register once: when the value is taken, and when it is back."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
-from smmu_lab.sim.driver import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, CommandQueue, Group
-from smmu_lab.sim.handoff import Handoff, Kernel, commands
+from smmu_lab.sim.handoff import Handoff, Kernel, commands, cut
+from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, CommandQueue, Group
 
 if TYPE_CHECKING:
     from smmu_lab.sim.doorbell import TrapToKernel
@@ -113,7 +113,7 @@ class Drains:
         fixes = sum((work.ste + work.other) * self.fix + work.ste * self.attach for work in works)
         t = kernel.spend(t, entries * kernel.convert + fixes)
         if array := commands(works):
-            t = yield from kernel.issue(t, array, 0)
+            t = yield from kernel.issue(t, cut(array, kernel.group), 0)
         return t, [
             (WAKE, start),
             (CONSUME, read),

@@ -11,8 +11,8 @@ from smmu_lab.record import Counts
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import SUBMIT, Clock, exponential
 from smmu_lab.sim.consumer import Vmm
-from smmu_lab.sim.driver import DOORBELL, EXECUTE, GATHER, LOCK, QUEUE, Group
 from smmu_lab.sim.host import HostCpus
+from smmu_lab.sim.queue import DOORBELL, EXECUTE, GATHER, LOCK, QUEUE, Group
 from smmu_lab.sim.smmu import Engine, Feed
 
 
@@ -138,7 +138,7 @@ class Direct:
         first = None
         for ticket in group.tickets:
             work = ticket.work
-            start, done = self.engine.run(self.feed, arrival, work.tlbi, work.atc, bool(work.sync))
+            start, done = self.engine.run(self.feed, arrival, work)
             ticket.complete([*edges, (QUEUE, start), (EXECUTE, done)], done)
             queue.consumed(done, work.entries)
             commands += work.entries

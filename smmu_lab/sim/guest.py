@@ -10,9 +10,9 @@ from smmu_lab.sim.clock import Clock, stream
 from smmu_lab.sim.completion import Polled, TrappedToVmm
 from smmu_lab.sim.consumer import BigLock, Drains, Vmm, kernel_worker
 from smmu_lab.sim.doorbell import Direct, TrapToKernel, TrapToVmm
-from smmu_lab.sim.driver import CommandQueue
 from smmu_lab.sim.handoff import Handoff, Kernel
 from smmu_lab.sim.host import HostCpus, HostQueue
+from smmu_lab.sim.queue import CommandQueue
 
 Path = tuple[CommandQueue, Polled | TrappedToVmm]
 

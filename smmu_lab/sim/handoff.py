@@ -11,10 +11,16 @@ from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.host import HostQueue
 
+
+def host_list(tlbi: int, atc: int, tail: int = 0) -> Work:
+    """A list of the host's, with its CMD_SYNC."""
+    return Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail)
+
+
+ONE_TLBI = host_list(1, 0)
+
 Commands = tuple[tuple[int, int], ...]
 """Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again."""
-ONE_TLBI: Commands = ((1, 0),)
-ONE_ATC_INV: Commands = ((0, 1),)
 
 
 def commands(works: Sequence[Work]) -> Commands:
@@ -23,26 +29,26 @@ def commands(works: Sequence[Work]) -> Commands:
 
 
 @lru_cache(maxsize=4096)
-def cut(commands: Commands, group: int) -> list[tuple[int, int, int]]:
-    """Cut commands into groups, in order: their TLBIs, their ATC_INVs, and the TLBIs after the last ATC_INV.
+def cut(array: Commands, group: int) -> tuple[Work, ...]:
+    """Cut commands into lists of the host, in order; no commands are one list that is only a CMD_SYNC.
 
-    >>> cut(((64, 0),), 63), cut(((0, 2), (3, 0)), 63), cut((), 63)
-    ([(63, 0, 63), (1, 0, 1)], [(3, 2, 3)], [(0, 0, 0)])
+    >>> [(work.tlbi, work.atc, work.tail) for work in cut(((64, 0), (0, 2), (3, 0)), 63)]
+    [(63, 0, 63), (4, 2, 3)]
     """
     made = []
     tlbi = atc = tail = 0
-    for more_tlbi, more_atc in commands:
+    for more_tlbi, more_atc in array:
         while more_tlbi or more_atc:
             if some := min(more_tlbi, group - tlbi - atc):
                 more_tlbi, tlbi, tail = more_tlbi - some, tlbi + some, tail + some
             if some := min(more_atc, group - tlbi - atc):
                 more_atc, atc, tail = more_atc - some, atc + some, 0
             if tlbi + atc == group:
-                made.append((tlbi, atc, tail))
+                made.append(host_list(tlbi, atc, tail))
                 tlbi = atc = tail = 0
     if tlbi or atc or not made:
-        made.append((tlbi, atc, tail))
-    return made
+        made.append(host_list(tlbi, atc, tail))
+    return tuple(made)
 
 
 class Kernel:
@@ -75,16 +81,41 @@ class Kernel:
         self.counts.ioctls += 1
         return self.spend(t, self.enter + entries * self.copy)
 
-    def issue(self, t: int, array: Commands, convert: int) -> Generator[Any, Any, int]:
-        """Rewrite commands, at `convert` ns each, and issue them in groups, each with a CMD_SYNC that is waited for.
+    def issue(self, t: int, works: Sequence[Work], convert: int) -> Generator[Any, Any, int]:
+        """Rewrite commands, at `convert` ns each, and issue their lists, each with a CMD_SYNC that is waited for.
 
         Source: arm_vsmmu_cache_invalidate, Linux 7.2 arm-smmu-v3-iommufd.c.
         """
-        for tlbi, atc, tail in cut(array, self.group):
-            t = self.spend(t, (tlbi + atc) * convert)
-            t = yield from self.host.call(t, tlbi, atc, tail, self.party, self.counts)
-            self.execute += self.host.engine.alone(tlbi, atc, tail)
+        for work in works:
+            t = self.spend(t, (work.entries - 1) * convert)
+            t = yield from self.host.call(t, work, self.party, self.counts)
+            self.execute += self.host.engine.alone(work)
         return t
+
+    def array(self, t: int, array: Commands) -> Generator[Any, Any, int]:
+        """One ioctl for an array of commands."""
+        t = self.ioctl(t, sum(map(sum, array)))
+        return (yield from self.issue(t, cut(array, self.group), self.convert))
+
+    def one_by_one(self, t: int, number: int, decode: int, works: Sequence[Work]) -> Generator[Any, Any, int]:
+        """For each of `number` commands: the VMM decodes it, and one ioctl issues `works`.
+
+        Each waits for the one before. So where nobody else can come between, all take the same time.
+        """
+        if not number:
+            return t
+        if not self.host.sole:
+            for _ in range(number):
+                t = self.ioctl(t + decode, 1)
+                t = yield from self.issue(t, works, self.convert)
+            return t
+        converted = sum(work.entries - 1 for work in works)
+        self.counts.ioctls += number
+        self.counts.host_syncs += number * len(works)
+        self.counts.host_commands += number * (converted + len(works))
+        self.execute += number * sum(map(self.host.engine.alone, works))
+        self.spend(t, handoff := number * (self.enter + self.copy + converted * self.convert))
+        return t + number * (decode + sum(map(self.host.alone, works))) + handoff
 
 
 class Handoff:
@@ -95,10 +126,15 @@ class Handoff:
         self.decode = costs.vmm_cmd
         self.attach = costs.vmm_ste
         self.per_entry = costs.conv + 2 * costs.copy
-        self.ats_devices = ats_devices
         self.held: list[tuple[int, int]] = []  # array-at-sync: commands read whose CMD_SYNC has not come yet
+        self.per_tlbi, self.per_atc = [ONE_TLBI], [host_list(0, 1)]
+        if approach.handoff == "marshalled" and ats_devices:
+            # arm_smmu_cache_invalidate_user of the v1 patch: a TLBI falls through to arm_smmu_atc_inv_domain, which
+            # sends an ATC_INV to every device of the domain; an ATC_INV is nothing else.
+            self.per_atc = [host_list(0, ats_devices)]
+            self.per_tlbi = [ONE_TLBI, *self.per_atc]
         self.consume: Callable[[Sequence[Work], int], Generator[Any, Any, int]] = {
-            "marshalled": self._marshalled,
+            "marshalled": self._per_command,
             "per-command": self._per_command,
             "array": self._array,
             "array-at-sync": self._array_at_sync,
@@ -109,50 +145,28 @@ class Handoff:
         """Time the VMM itself needs to fetch, decode and emulate the entries, ns."""
         if self.consume == self._queue:
             return 0
-        return sum(work.entries * self.decode + work.ste * self.attach for work in works)
+        return sum([work.entries * self.decode + work.ste * self.attach for work in works])
 
     def _per_command(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
-        kernel = self.kernel
         for work in works:
-            for k in range(work.tlbi + work.atc):
-                t = kernel.ioctl(t + self.decode, 1)
-                t = yield from kernel.issue(t, ONE_TLBI if k < work.tlbi else ONE_ATC_INV, kernel.convert)
-            t += (work.ste + work.other + work.sync) * self.decode + work.ste * self.attach
-        return t
-
-    def _marshalled(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
-        """As per-command, but the kernel follows with an ATC_INV for every device of the domain.
-
-        Source: arm_smmu_cache_invalidate_user of the v1 patch: a TLBI falls through to arm_smmu_atc_inv_domain, an
-        ATC_INV is nothing else.
-        """
-        kernel = self.kernel
-        for work in works:
-            for k in range(work.tlbi + work.atc):
-                t = kernel.ioctl(t + self.decode, 1)
-                if k < work.tlbi:
-                    t = yield from kernel.issue(t, ONE_TLBI, kernel.convert)
-                if self.ats_devices or k >= work.tlbi:
-                    t = yield from kernel.issue(t, ((0, self.ats_devices or 1),), kernel.convert)
+            t = yield from self.kernel.one_by_one(t, work.tlbi, self.decode, self.per_tlbi)
+            t = yield from self.kernel.one_by_one(t, work.atc, self.decode, self.per_atc)
             t += (work.ste + work.other + work.sync) * self.decode + work.ste * self.attach
         return t
 
     def _array(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
         t += self.reading(works)
         if array := commands(works):
-            t = self.kernel.ioctl(t, sum(map(sum, array)))
-            t = yield from self.kernel.issue(t, array, self.kernel.convert)
+            t = yield from self.kernel.array(t, array)
         return t
 
     def _array_at_sync(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
-        held = self.held
         for work in works:
             t += self.reading((work,))
-            held += commands((work,))
-            if work.sync and held:
-                t = self.kernel.ioctl(t, sum(map(sum, held)))
-                t = yield from self.kernel.issue(t, tuple(held), self.kernel.convert)
-                held.clear()
+            self.held += commands((work,))
+            if work.sync and self.held:
+                t = yield from self.kernel.array(t, tuple(self.held))
+                self.held.clear()
         return t
 
     def _queue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
@@ -160,6 +174,6 @@ class Handoff:
 
         Source: the v2 patch of May 2023 (17/17), arm_smmu_fix_user_cmd; costs as composed in NUMBERS section 5.1.
         """
-        t = self.kernel.ioctl(t, 0)
-        t = self.kernel.spend(t, sum(work.entries for work in works) * self.per_entry)
-        return (yield from self.kernel.issue(t, commands(works), 0))
+        kernel = self.kernel
+        t = kernel.spend(kernel.ioctl(t, 0), sum([work.entries for work in works]) * self.per_entry)
+        return (yield from kernel.issue(t, cut(commands(works), kernel.group), 0))

@@ -9,7 +9,8 @@ from typing import Any
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import Clock
-from smmu_lab.sim.driver import CommandQueue, Group, Work
+from smmu_lab.sim.driver import Work
+from smmu_lab.sim.queue import CommandQueue, Group
 from smmu_lab.sim.smmu import Engine, Feed
 
 
@@ -31,13 +32,12 @@ class HostQueue:
         self.write = max(0, costs.hsubmit - costs.mmio_w)  # hsubmit is the whole insertion, PROD write included
         self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons)
 
-    def call(self, t: int, tlbi: int, atc: int, tail: int, party: int, counts: Counts) -> Generator[Any, Any, int]:
+    def call(self, t: int, work: Work, party: int, counts: Counts) -> Generator[Any, Any, int]:
         """One issue call with CMD_SYNC: returns when its completion is seen."""
         counts.host_syncs += 1
-        counts.host_commands += tlbi + atc + 1
+        counts.host_commands += work.entries
         if self.sole:
-            return self.engine.run(self.feed, t + self.write + self.post, tlbi, atc, True, tail)[1]
-        work = Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail)
+            return t + self.alone(work)
         ticket = yield from self.queue.insert(t, work, self.write, party)
         if ticket.visible is None:
             ticket.waiter = self.clock.signal("owner")
@@ -46,11 +46,14 @@ class HostQueue:
         self.queue.leave(ticket.visible)
         return ticket.visible
 
+    def alone(self, work: Work) -> int:
+        """Time of a call that meets nobody, ns."""
+        return self.write + self.post + self.engine.alone(work)
+
     def _ring(self, group: Group, t: int) -> Generator[Any, Any, int]:
         for ticket in group.tickets:
-            work = ticket.work
-            done = self.engine.run(self.feed, t + self.post, work.tlbi, work.atc, bool(work.sync), work.tail)[1]
-            self.queue.consumed(done, work.entries)
+            done = self.engine.run(self.feed, t + self.post, ticket.work)[1]
+            self.queue.consumed(done, ticket.work.entries)
             ticket.complete(ticket.edges, done)
         return t + self.post
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smmu_lab.scenario import Costs
+from smmu_lab.sim.driver import Work
 
 
 class Feed:
@@ -28,20 +29,18 @@ class Engine:
         self.occupancy = costs.sync_occ
         self.latency = costs.t_sync - costs.sync_occ
 
-    def run(self, feed: Feed, arrival: int, tlbi: int, atc: int, sync: bool, tail: int = 0) -> tuple[int, int]:
-        """Run the entries of one list.
-
-        Calls come in the order of `arrival`; `tail` of the TLBIs follow the last ATC_INV.
+    def run(self, feed: Feed, arrival: int, work: Work) -> tuple[int, int]:
+        """Run the entries of one list; calls come in the order of `arrival`.
 
         Returns:
             When the first entry starts, and when the last one is complete as the queue's CONS tells it, ns.
         """
         start = arrival if arrival > self.free else self.free
-        end = start + tlbi * self.t_tlbi
-        if atc:
-            end += atc * self.t_atc
-            feed.answered = end - tail * self.t_tlbi + self.atc_rtt
-        if not sync:
+        end = start + work.tlbi * self.t_tlbi
+        if work.atc:
+            end += work.atc * self.t_atc
+            feed.answered = end - work.tail * self.t_tlbi + self.atc_rtt
+        if not work.sync:
             self.free = end
             return start, end
         self.free = end = end + self.occupancy
@@ -49,8 +48,8 @@ class Engine:
         feed.completed = done = max(done, feed.completed)
         return start, done
 
-    def alone(self, tlbi: int, atc: int, tail: int) -> int:
+    def alone(self, work: Work) -> int:
         """Time of a list with its CMD_SYNC on an idle engine, ns."""
-        issued = tlbi * self.t_tlbi + atc * self.t_atc
-        answer = self.atc_rtt - tail * self.t_tlbi if atc else 0
+        issued = work.tlbi * self.t_tlbi + work.atc * self.t_atc
+        answer = self.atc_rtt - work.tail * self.t_tlbi if work.atc else 0
         return issued + max(self.occupancy, answer) + self.latency

@@ -9,8 +9,9 @@ from typing import Any
 from smmu_lab.record import KINDS, STAGES
 from smmu_lab.scenario import Batch, Operation, Publication, Scenario, flush_batches
 from smmu_lab.sim.clock import exponential, stream
-from smmu_lab.sim.driver import BUILD, SYNC_TIMEOUT, Ticket, Work, attribute, lists
+from smmu_lab.sim.driver import SYNC_TIMEOUT, Work, lists
 from smmu_lab.sim.guest import Guest, Path
+from smmu_lab.sim.queue import BUILD, Ticket
 from smmu_lab.units import nanoseconds
 
 FQ_ENTRIES = 255
@@ -106,11 +107,11 @@ class Vcpu:
         queue, completion = path
         t = ticket.resumed
         if ticket.work.sync:
-            t = yield from completion.wait(queue, ticket, t, self.party)
+            t = yield from completion.wait(ticket, t, self.party)
             queue.leave(t)
             if t - ticket.written > SYNC_TIMEOUT:
                 self.guest.counts.timeouts += 1
-        attribute(spent.stage, ticket, called, t)
+        ticket.share(spent.stage, called, t)
         spent.irq_off += t - called - self.build - ticket.space
         spent.away += ticket.away
         spent.blocked += ticket.blocked

@@ -15,10 +15,9 @@ import time
 from statistics import median
 
 import simpy
-from rich.console import Console
-from rich.table import Table
 
 from smmu_lab.scenario import Scenario, Smmu, Unmaps, approaches
+from smmu_lab.sheet import Sheet, show
 from smmu_lab.sim import simulate
 from smmu_lab.sim.textbook import textbook
 
@@ -78,12 +77,10 @@ def main():
         json.dump(versions | {"repetitions": given.repetitions, "rows": rows}, sys.stdout, indent=1)
         print()
         return
-    table = Table(title=f"CPU time of {COMMANDS:,} commands, {VCPUS} vCPUs, median of {given.repetitions}")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="left" if column == "approach" else "right")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    Console().print(table)
+    header = tuple(column.replace("_", " ") for column in rows[0])
+    cells = [tuple(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()) for row in rows]
+    caption = f"CPU time of {COMMANDS:,} commands, {VCPUS} vCPUs, median of {given.repetitions}"
+    show(Sheet(header, cells, left=("approach",), caption=caption))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,5 @@ def test_no_path_leads_outside():
 
 def test_this_would_see_one(tmp_path):
     stray = tmp_path / "notes.md"
-    stray.write_text(
-        "see " + "../" * 2 + "elsewhere/notes.md and " + "/".join(["", "home", "me", "trace.csv"])
-    )
+    stray.write_text("see " + "../" * 2 + "elsewhere/notes.md and " + "/".join(["", "home", "me", "trace.csv"]))
     assert len(strays(stray)) == 2

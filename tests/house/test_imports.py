@@ -13,9 +13,7 @@ HEAVY = {"anywidget", "ipywidgets", "matplotlib", "networkx", "numpy", "pandas",
 def test_import_loads_nothing_heavy(tmp_path):
     # away from the repository, so that the installed package is what is imported
     program = "import smmu_lab, sys; print(*sys.modules)"
-    fresh = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
+    fresh = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
     loaded = {name.partition(".")[0] for name in fresh.stdout.split()}
     assert "smmu_lab" in loaded
     assert loaded & HEAVY == set()

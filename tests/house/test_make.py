@@ -80,9 +80,7 @@ def sandbox(tmp_path) -> Sandbox:
 
 
 def test_plain_make_lists_the_targets():
-    listed = subprocess.run(
-        ["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True
-    ).stdout
+    listed = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], capture_output=True, text=True).stdout
     shown = {line.split()[1]: line for line in listed.splitlines()}
     assert shown.keys() >= {"lab", "test", "demo", "setup", "check", "bench", "notebooks", "binder"}
     assert all(len(line.split()) > 3 for line in shown.values())

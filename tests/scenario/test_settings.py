@@ -85,9 +85,16 @@ def test_a_scenario_is_frozen_and_keyword_only():
         Scenario(Unmaps())
 
 
-def test_both_a_think_time_and_a_rate_are_refused():
-    assert "think" in problems(Unmaps, rate=1000, think=5)[0]
-    assert Unmaps(rate=1000, think=0).gap == 1_000_000
+def test_a_rate_takes_the_place_of_the_think_time():
+    assert (Unmaps(rate=1000).gap, Unmaps(think=5).gap) == (1_000_000, 5)
+
+
+def test_recorded_doorbells_need_the_queue_they_were_recorded_with():
+    workload = read_trace("nvme_dd_r1m_j1_strict_61").workload(replay="recorded")
+    assert Scenario(workload=workload).smmu.queue_log2 == 16
+    assert problems(Scenario, workload=workload, smmu=Smmu(queue_log2=7)) == [
+        "smmu.queue_log2: 7 is not valid: 16, to repeat the doorbells of the recorded guest nvme_dd_r1m_j1_strict_61"
+    ]
 
 
 def test_a_recorded_guest_brings_its_vcpus():

@@ -16,8 +16,9 @@ from smmu_lab.record import BATCHES, OPS, STAGES, Table
 from smmu_lab.scenario import InvalidInput, Recorded, Scenario, Smmu, Unmaps, approaches, costs, read_trace
 from smmu_lab.sim import clock, simulate
 from smmu_lab.sim.consumer import BigLock
-from smmu_lab.sim.driver import CommandQueue, Group, Work, poll, poll_step
+from smmu_lab.sim.driver import Work, poll, poll_step
 from smmu_lab.sim.handoff import commands, cut
+from smmu_lab.sim.queue import CommandQueue, Group
 from smmu_lab.sim.smmu import Engine
 
 ALL = [row.name for row in approaches()]
@@ -351,7 +352,7 @@ def test_commands_reach_the_host_in_the_order_of_the_queue():
     atc, tlbi = Work(0, 2, 0, 0, 1, 3), Work(40, 0, 0, 0, 1, 41)
     (ahead,) = cut(commands([atc, tlbi]), 63)
     (behind,) = cut(commands([tlbi, atc]), 63)
-    assert (ahead, behind) == ((40, 2, 40), (40, 2, 0))
+    assert (ahead.tail, behind.tail) == (40, 0)
 
 
 # -- the budget of events --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from smmu_lab.scenario import (
     read_trace,
     traces,
 )
+from smmu_lab.sheet import show
 
 app = typer.Typer(
     help="Compare the ways in which a guest's SMMUv3 invalidations can reach the hardware.",

@@ -58,8 +58,8 @@ def measure(batch, repetitions):
             "textbook_ms": round(book_ms, 1),
             "ratio": round(book_ms / engine_ms, 1),
             "commands_per_s": round(1000 * commands / engine_ms),
-            "events_per_issue_call": round(sum(run.events.values()) / (VCPUS * ops * -(-batch // 64)), 2),
-            "textbook_events_per_issue_call": round(books[name].events / (VCPUS * ops * -(-batch // 64)), 1),
+            "events_per_call": round(sum(run.events.values()) / (VCPUS * ops * -(-batch // 64)), 2),
+            "textbook_events_per_call": round(books[name].events / (VCPUS * ops * -(-batch // 64)), 1),
             "bytes_per_command": round((run.ops.bytes + run.batches.bytes) / commands, 1),
         }
 
@@ -77,7 +77,7 @@ def main():
         json.dump(versions | {"repetitions": given.repetitions, "rows": rows}, sys.stdout, indent=1)
         print()
         return
-    header = tuple(column.replace("_", " ") for column in rows[0])
+    header = tuple(column.replace("_per_", " / ").replace("_", " ") for column in rows[0])
     cells = [tuple(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()) for row in rows]
     caption = f"CPU time of {COMMANDS:,} commands, {VCPUS} vCPUs, median of {given.repetitions}"
     show(Sheet(header, cells, left=("approach",), caption=caption))

@@ -212,7 +212,8 @@ class Comparison:
         guests = f"{s.guests} guests x " if s.guests > 1 else ""
         vcpus = f"{s.vcpus} vCPU{'s'[: s.vcpus > 1]}"
         ril = "" if s.smmu.ril or isinstance(s.workload, Recorded) else ", no range invalidation"
-        return f"{s.workload}, {guests}{vcpus}, {s.costs.title}{ril}"
+        workload = str(s.workload)
+        return f"{workload[0].upper()}{workload[1:]}, {guests}{vcpus}, {s.costs.title}{ril}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text

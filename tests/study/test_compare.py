@@ -68,6 +68,14 @@ def test_json_holds_what_the_tables_show(comparison):
     assert data["costs"]["exit_user"]["source"]
 
 
+def test_pandas_gets_every_operation(comparison):
+    frame = comparison.to_pandas()
+    assert (frame[list(STAGES)].sum(axis=1) == frame["latency"]).all()
+    assert frame.groupby("approach")["latency"].mean()["vcmdq"] == pytest.approx(
+        comparison.runs["vcmdq"].latency.mean.value
+    )
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()

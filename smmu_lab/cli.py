@@ -48,9 +48,9 @@ def main() -> None:
         status = _refuse(error.problems)
     except USAGE as error:
         status = _refuse([error.format_message()])
-    except BrokenPipeError:
-        sys.stderr.close()
-        status = 0
+    except OSError as error:
+        print(f"smmu-lab: cannot write: {error.strerror}", file=sys.stderr)
+        status = 1
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -121,10 +121,9 @@ def compare(
     given = [f"{path}={text}" for path, text in texts.items() if text is not None]
     changes = dict(map(read_assignment, [*given, *(assignments or [])]))
     changes |= {path: flag for path, flag in (("smmu.ril", ril), ("workload.lazy", lazy)) if flag is not None}
-    base = Scenario.from_toml(scenario) if scenario else Scenario()
-    if trace:
-        workload = read_trace(trace).workload()
-        base = base.but(workload=workload, vcpus=workload.vcpus)
+    base = Scenario() if scenario is None else Scenario.from_toml(scenario)
+    if trace is not None:
+        base = base.but(workload=read_trace(trace).workload())
     made = base.but(changes)
     chosen = names or [row.name for row in approaches()]
 
@@ -162,7 +161,7 @@ def decode(
 
 
 def _raw_commands(entries: list[str] | None, trace: str | None) -> Iterator[tuple[str, bytes]]:
-    if trace:
+    if trace is not None:
         commands = read_trace(trace).commands
         for index in range(len(commands)):
             if raw := commands.raw16(index):

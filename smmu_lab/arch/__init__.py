@@ -17,12 +17,13 @@ from smmu_lab.arch.commands import (
     rewrite,
 )
 from smmu_lab.arch.layout import ATC_INV_SIZE_ALL, CFGI_RANGE_ALL, FIELDS, OPCODES, Field
-from smmu_lab.arch.queue import Queue
+from smmu_lab.arch.queue import CMDQ_BATCH_ENTRIES, Queue
 from smmu_lab.arch.ranges import atc_commands, atc_cover, unmap_commands
 
 __all__ = [
     "ATC_INV_SIZE_ALL",
     "CFGI_RANGE_ALL",
+    "CMDQ_BATCH_ENTRIES",
     "FIELDS",
     "HOST_ACCEPTS",
     "OPCODES",

@@ -13,6 +13,10 @@ def _log2size(value: int) -> int:
     return value
 
 
+CMDQ_BATCH_ENTRIES = 64
+"""Commands that the Linux driver publishes at once: BITS_PER_LONG (AS-C:850)."""
+
+
 @attrs.frozen
 class Queue:
     """Arithmetic on the raw PROD and CONS values of a queue of 2^log2size entries.

@@ -47,7 +47,7 @@ def breakdown(runs: Mapping[str, Run], width: int = 860, data: Mapping[str, obje
     share = width - right - 1
 
     parts = [
-        text("Latency of one unmap: mean by stage, whisker to p99", 0, 14, "strong"),
+        text(f"Latency of one {_noun(runs)}: mean by stage, whisker to p99", 0, 14, "strong"),
         text("Shares of the mean", 0 if down else right, down + 14, "strong"),
     ]
     for at in ticks(full, panel // 70):
@@ -109,7 +109,11 @@ def breakdown_sheet(runs: Mapping[str, Run]) -> Sheet:
 def summary(runs: Mapping[str, Run]) -> str:
     """What `breakdown` shows, in one line for those who cannot see it."""
     said = (f"{name} {show_time(sum(run.breakdown.values()))}" for name, run in runs.items())
-    return f"Mean latency of one unmap by stage: {', '.join(said)}"
+    return f"Mean latency of one {_noun(runs)} by stage: {', '.join(said)}"
+
+
+def _noun(runs: Mapping[str, Run]) -> str:
+    return next(iter(runs.values())).noun
 
 
 def _segments(run: Run, name: str, x: float, y: float, scale: float, labels: bool = False) -> Iterator[str]:

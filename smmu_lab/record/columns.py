@@ -28,7 +28,7 @@ OPS = {
     "vcpu": "H",
     "kind": "B",
     "inferred": "B",
-    "pages": "I",
+    "pages": "Q",
     "tlbi": "I",
     "atc": "I",
     "start": "q",
@@ -53,7 +53,7 @@ BATCHES = {
 register value captured; `cons`: the one stored at the end.
 """
 
-KINDS = ("unmap", "flush", "other")
+KINDS = ("unmap", "flush", "doorbell", "other")
 """Values of the column ``kind``."""
 
 
@@ -117,7 +117,7 @@ class Table:
 
 @attrs.define
 class Counts:
-    """What one guest caused, from the first operation to the last.
+    """What one guest caused, from the first operation to the last; on bare metal all is the first one's.
 
     Attributes:
         commands: entries the guest published, CMD_SYNCs included.

@@ -56,7 +56,7 @@ class Run:
 
     @cached_property
     def measured(self) -> list[int]:
-        """Rows of `ops` that count for statistics: the unmaps; of a recording without any, its flushes.
+        """Rows of `ops` that count for statistics: the unmaps; of a recording without any, its flushes or doorbells.
 
         Ordered by their number within their vCPU, then by guest and vCPU: about the order of time, and the same order
         under every approach.
@@ -71,6 +71,11 @@ class Run:
                 number[who] += 1
                 keys.append((number[who], who, row))
         return [row for _, _, row in sorted(keys)]
+
+    @cached_property
+    def noun(self) -> str:
+        """What is measured: ``unmap``, ``flush`` or ``doorbell``."""
+        return KINDS[min(self.ops["kind"], default=0)]
 
     @cached_property
     def latency(self) -> Distribution:

@@ -13,7 +13,7 @@ import attrs
 from smmu_lab.units import show_time
 
 CONFIDENCE = 0.95
-BATCHES = 20
+MOST_BATCHES = 20
 """Batches of a run for batch means: enough for a stable interval, few enough to be independent (Schmeiser 1982)."""
 FEWEST = 5
 
@@ -67,7 +67,7 @@ def batch_means(values: Sequence[float]) -> Estimate:
     if not values:
         return Estimate(0.0)
     mean = fmean(values)
-    batches = min(BATCHES, len(values) // 2)
+    batches = min(MOST_BATCHES, len(values) // 2)
     if batches < FEWEST:
         return Estimate(mean)
     cuts = [k * len(values) // batches for k in range(batches + 1)]

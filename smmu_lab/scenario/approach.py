@@ -43,7 +43,7 @@ class Approach(Settings):
     name: str = setting(TEXT)
     title: str = setting(TEXT)
     queues: str = setting(one_of("cmdq", "cmdq+vcmdq"), default="cmdq")
-    vcmdqs: int = setting(whole(1, 128), default=2)
+    vcmdqs: int = setting(whole(0, 128), default=0)
     doorbell: str = setting(one_of("trap-to-vmm", "trap-to-kernel", "direct"))
     consumer: str = setting(one_of("vmm", "kernel-worker", "hardware"))
     handoff: str = setting(
@@ -64,8 +64,8 @@ class Approach(Settings):
         if self.unsupported == "guest-routes":
             if self.fallback not in _ROWS:
                 yield unknown("approach.fallback", self.fallback, _ROWS)
-            elif _ROWS[self.fallback].get("queues", "cmdq") != "cmdq":
-                yield f"approach.fallback: {self.fallback!r} cannot be: it needs a fallback itself"
+            elif _ROWS[self.fallback]["consumer"] == "hardware":
+                yield f"approach.fallback: {self.fallback!r} cannot be: its consumer is the hardware that refused"
 
     def but(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
         """A what-if: the same row with some choices changed. See `Settings.but`.
@@ -167,6 +167,21 @@ RULES: tuple[tuple[str, Callable[[Approach], bool], str], ...] = (
         "it needs consumer 'kernel-worker', which can halt at an entry",
     ),
     (
+        "unsupported",
+        lambda a: a.on_metal and a.unsupported != "none",
+        "the physical CMDQ takes every command: 'none'",
+    ),
+    (
+        "fallback",
+        lambda a: a.fallback != "" and a.unsupported != "guest-routes",
+        "nothing is routed there: it needs unsupported 'guest-routes'",
+    ),
+    (
+        "vcmdqs",
+        lambda a: (a.queues == "cmdq+vcmdq") != (a.vcmdqs > 0),
+        "the guest sees VCMDQs if and only if queues is 'cmdq+vcmdq'",
+    ),
+    (
         "host_group",
         lambda a: a.host_group != 0 and a.executes_directly,
         "the guest's own CMD_SYNCs execute: no host groups, so 0",
@@ -179,7 +194,13 @@ _GROUP = 63
 _TRAPPED = {"doorbell": "trap-to-vmm", "consumer": "vmm", "completion": "vmm-cons"}
 _WORKER = {"doorbell": "trap-to-kernel", "consumer": "kernel-worker", "unsupported": "stop-and-fix"}
 _DEVICE = {"doorbell": "direct", "consumer": "hardware", "completion": "device-cons"}
-_VCMDQ = {"queues": "cmdq+vcmdq", "host_queue": "vcmdq", "unsupported": "guest-routes", "fallback": "qemu-today"}
+_VCMDQ = {
+    "queues": "cmdq+vcmdq",
+    "vcmdqs": 2,
+    "host_queue": "vcmdq",
+    "unsupported": "guest-routes",
+    "fallback": "qemu-today",
+}
 
 _ROWS: dict[str, dict[str, Any]] = {
     "per-command": {
@@ -266,13 +287,17 @@ def approaches() -> Catalogue:
     return Catalogue(approach(name) for name in _ROWS)
 
 
-@functools.cache
 def approach(name: str) -> Approach:
     """A row of the catalogue.
 
     Raises:
         InvalidInput: there is no such row; the message suggests the nearest.
     """
-    if name not in _ROWS:
-        raise InvalidInput([unknown(f"approach {name!r}", name, _ROWS)])
+    if type(name) is not str or name not in _ROWS:
+        raise InvalidInput([unknown(f"approach {name!r}", str(name), _ROWS)])
+    return _row(name)
+
+
+@functools.cache
+def _row(name: str) -> Approach:
     return Approach(name=name, **_ROWS[name])

@@ -17,6 +17,7 @@ from smmu_lab.scenario.fields import (
     Kind,
     Settings,
     invalid,
+    named,
     one_of,
     setting,
     settings,
@@ -122,7 +123,7 @@ class Costs(Mapping[str, Cost]):
         """
         table = dict(self.table)
         problems: list[str] = []
-        for name, value in {**(changes or {}), **more}.items():
+        for name, value in {**named(changes or {}, "costs"), **more}.items():
             try:
                 table[name] = _set(table, name, value)
             except InvalidInput as error:
@@ -138,7 +139,7 @@ class Costs(Mapping[str, Cost]):
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Costs:
-        """Read costs of your own: a ``base`` profile, and under ``[costs]`` what differs from it.
+        """Read costs of your own: a ``base`` profile, and what differs from it by name.
 
         Raises:
             InvalidInput: the file cannot be read, is no TOML, or holds an unknown name or a bad value.
@@ -153,7 +154,7 @@ class Costs(Mapping[str, Cost]):
             for name, cost in self.items()
             if cost != base[name]
         }
-        return {"base": self.profile} | ({"costs": changed} if changed else {})
+        return {"base": self.profile} | changed
 
 
 def _set(table: Mapping[str, Cost], name: str, value: Any) -> Cost:
@@ -175,34 +176,37 @@ def _set(table: Mapping[str, Cost], name: str, value: Any) -> Cost:
     return old.but(value=ns, low=min(ns, old.low), high=max(ns, old.high), basis="given", source=source)
 
 
-@cache
 def costs(profile: str) -> Costs:
     """A bundled profile: ``grace``, ``n1`` or ``a57``.
 
     Raises:
         InvalidInput: there is no such profile.
     """
-    if profile not in PROFILES:
+    if type(profile) is not str or profile not in PROFILES:
         raise InvalidInput([invalid("costs", profile, "one of " + ", ".join(PROFILES))])
+    return _bundled(profile)
+
+
+@cache
+def _bundled(profile: str) -> Costs:
     text = files("smmu_lab.data").joinpath("costs", f"{profile}.toml").read_text("utf-8")
     data = tomllib.loads(text)
     return Costs(profile, data["title"], {name: Cost(**cost) for name, cost in data["costs"].items()})
 
 
 def read_costs(value: Any) -> Costs:
-    """Read what a scenario may hold as costs: `Costs`, a profile's name, or ``{base = ..., costs = {...}}``."""
+    """Read what a scenario may hold as costs: `Costs`, a profile's name, or a table of a ``base`` and what differs."""
     if isinstance(value, Costs):
         return value
-    if isinstance(value, str):
+    if type(value) is str:
         return costs(value)
     if not isinstance(value, Mapping):
         raise ValueError
-    if strange := [name for name in value if name not in ("base", "costs")]:
-        raise InvalidInput(unknown(f"costs.{name}", name, ("base", "costs")) for name in strange)
-    changes = value.get("costs", {})
-    if not isinstance(changes, Mapping):
-        raise InvalidInput([invalid("costs.costs", changes, "a table of costs")])
-    return costs(value.get("base", "grace")).but(changes)
+    changes = dict(named(value, "costs"))
+    base = costs(changes.pop("base", "grace"))
+    if strange := [name for name in changes if name not in base]:
+        raise InvalidInput(unknown(f"costs.{name}", name, ("base", *base)) for name in strange)
+    return base.but(changes)
 
 
 @cache
@@ -215,7 +219,7 @@ def published() -> Mapping[str, Mapping[str, str]]:
     return tomllib.loads(files("smmu_lab.data").joinpath("published.toml").read_text("utf-8"))
 
 
-COSTS = Kind(f"a profile ({', '.join(PROFILES)}), Costs, or a table with base and costs", read_costs)
+COSTS = Kind(f"a profile ({', '.join(PROFILES)}), Costs, or a table of a base and what differs", read_costs)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -226,7 +230,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInput([f"{path}: cannot be read: {error.strerror}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput([f"{path}: is no TOML: {error}"]) from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput([f"{path}: cannot be read: {getattr(error, 'strerror', error)}"]) from None

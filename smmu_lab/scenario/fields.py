@@ -10,11 +10,12 @@ import difflib
 import inspect
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 import attrs
 
-from smmu_lab.units import nanoseconds, size_in_bytes
+from smmu_lab.units import TIME, nanoseconds, size_in_bytes
 
 
 class InvalidInput(ValueError):
@@ -40,6 +41,17 @@ class Kind:
     read: Callable[[Any], Any]
 
 
+def named(values: Mapping[Any, Any], where: str) -> Mapping[str, Any]:
+    """Let a table through whose names are texts.
+
+    Raises:
+        InvalidInput: some are not.
+    """
+    if strange := [name for name in values if type(name) is not str]:
+        raise InvalidInput(invalid(where or "a field", name, "a name, as text") for name in strange)
+    return values
+
+
 def only(test: Callable[[Any], bool]) -> Callable[[Any], Any]:
     """A `Kind.read` that keeps what passes the test."""
 
@@ -61,6 +73,14 @@ def one_of(*options: str) -> Kind:
     return Kind("one of " + ", ".join(options), only(lambda v: type(v) is str and v in options))
 
 
+def duration(value: Any) -> int:
+    """Read a duration of at most an hour: no sum of a run then leaves 64 bits."""
+    ns = nanoseconds(value)
+    if ns > 3600 * TIME["s"]:
+        raise ValueError
+    return ns
+
+
 def page_size(value: Any) -> int:
     """Read a translation granule: bytes, or a text such as ``"64KiB"``."""
     size = size_in_bytes(value)
@@ -73,7 +93,7 @@ POSITIVE = Kind("a positive integer", only(lambda v: type(v) is int and v > 0))
 NATURAL = Kind("an integer of at least 0", only(lambda v: type(v) is int and v >= 0))
 FLAG = Kind("true or false", only(lambda v: type(v) is bool))
 TEXT = Kind("a text", only(lambda v: type(v) is str))
-DURATION = Kind('a duration such as "2.5us", or whole nanoseconds', nanoseconds)
+DURATION = Kind('a duration such as "2.5us", or whole nanoseconds, up to an hour', duration)
 GRANULE = Kind("4KiB, 16KiB or 64KiB", page_size)
 
 
@@ -84,7 +104,7 @@ def nested(cls: type[Settings]) -> Kind:
         if isinstance(value, cls):
             return value
         if isinstance(value, Mapping):
-            return cls(**value)
+            return cls(**named(value, cls.where))
         raise ValueError
 
     return Kind(f"a {cls.__name__} or a table of its fields", read)
@@ -124,7 +144,7 @@ class Settings:
     __slots__ = ()
     where: ClassVar[str] = ""
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, /, **given: Any) -> None:
         read: dict[str, Any] = {}
         fields = {field.name: field for field in self.fields()}
         problems = [unknown(self.path(name), name, fields) for name in given if name not in fields]
@@ -174,19 +194,22 @@ class Settings:
             InvalidInput: every unknown path and every value that is not valid.
         """
         given = self.values()
+        kinds = {field.name: field.metadata["kind"] for field in self.fields()}
         deeper: dict[str, dict[str, Any]] = {}
         problems: list[str] = []
-        for path, value in {**(changes or {}), **more}.items():
+        for path, value in {**named(changes or {}, self.where), **more}.items():
             head, _, rest = path.partition(".")
             if rest and hasattr(given.get(head), "but"):
                 deeper.setdefault(head, {})[rest] = value
             else:
                 given[path] = value
-        for head, inner in deeper.items():
-            try:
-                given[head] = given[head].but(inner)
-            except InvalidInput as error:
-                problems += error.problems
+        for head, inner in deeper.items():  # after whole fields: {"costs": "n1", "costs.wake": "2us"} is both
+            with suppress(InvalidInput, ValueError):  # the constructor reports it
+                given[head] = kinds[head].read(given[head])
+                try:
+                    given[head] = given[head].but(inner)
+                except InvalidInput as error:
+                    problems += error.problems
         try:
             made = type(self)(**given)
         except InvalidInput as error:
@@ -219,7 +242,7 @@ def read_assignment(text: str) -> tuple[str, Any]:
         InvalidInput: there is no ``=``.
     """
     path, equals, value = text.partition("=")
-    if not equals or not path.strip():
+    if "\n" in text or not equals or not path.strip():
         raise InvalidInput([invalid("--set", text, "path=value, e.g. workload.pages=64")])
     try:
         return path.strip(), tomllib.loads(f"v = {value}")["v"]

@@ -11,12 +11,13 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from smmu_lab.arch import OPCODES
-from smmu_lab.scenario.bundled import traces
+from smmu_lab.scenario.bundled import FOLDER
 from smmu_lab.scenario.fields import invalid
 from smmu_lab.scenario.replay import RecordedOperations, operations
 from smmu_lab.sheet import Sheet
@@ -119,6 +120,7 @@ class Trace:
     Attributes:
         vcpus: highest vCPU that accessed the SMMU, plus one.
         log2size: log2 of the entries of the command queue; indices carry the wrap bit above it.
+        ril: the SMMU offered range invalidation (IDR3.RIL).
         marks: when the guest said ``boot_done``, ``wl_begin``, ``wl_end`` (ns).
     """
 
@@ -126,6 +128,7 @@ class Trace:
     path: str
     vcpus: int
     log2size: int
+    ril: bool
     marks: Mapping[str, int]
     doorbells: Doorbells
     commands: Commands
@@ -159,7 +162,7 @@ class Trace:
         """
         from smmu_lab.scenario.workload import Recorded
 
-        return Recorded(trace=self.name if self.name in traces() else self.path, **load)
+        return Recorded(trace=self.name if Path(self.path).parent == FOLDER else self.path, **load)
 
     def operations(self, section: Section = "workload") -> RecordedOperations:
         """What each vCPU waited for, in the order of the SYNCs; how, says `smmu_lab.scenario.replay`."""

@@ -22,13 +22,10 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 import attrs
 
-from smmu_lab.arch import OPCODES
+from smmu_lab.arch import CMDQ_BATCH_ENTRIES, OPCODES
 
 if TYPE_CHECKING:
     from smmu_lab.scenario.recorded import Commands, Doorbells, Trace
-
-BATCH = 64
-"""Commands of a full batch (Linux CMDQ_BATCH_ENTRIES)."""
 
 
 @attrs.frozen
@@ -115,7 +112,7 @@ def _lists(commands: Commands, doorbells: Doorbells) -> Iterator[_List]:
         rank, start = 0, first
         for stop in range(first + 1, first + n + 1):
             ends = commands.opcode[stop - 1] == sync or stop == first + n
-            full = stop - start == BATCH and not ends and commands.opcode[stop] != sync
+            full = stop - start == CMDQ_BATCH_ENTRIES and not ends and commands.opcode[stop] != sync
             if ends or full:
                 yield _List(doorbell, rank, start, stop)
                 rank, start = rank + 1, stop
@@ -144,7 +141,7 @@ def _continues(commands: Commands, doorbells: Doorbells, before: _List, after: _
     next list that the same vCPU rings.
     """
     last = before.stop - 1
-    if before.stop - before.start == BATCH and commands.addr[last] > commands.addr[last - 1]:
+    if before.stop - before.start == CMDQ_BATCH_ENTRIES and commands.addr[last] > commands.addr[last - 1]:
         following = 2 * commands.addr[last] - commands.addr[last - 1]
         return (commands.asid[after.start], commands.addr[after.start]) == (commands.asid[last], following)
     return after.rank == 0 and doorbells.vcpu[after.doorbell] == doorbells.vcpu[before.doorbell]

@@ -17,6 +17,7 @@ from smmu_lab.scenario.fields import (
     Kind,
     Settings,
     invalid,
+    named,
     nested,
     setting,
     settings,
@@ -32,7 +33,7 @@ class Smmu(Settings):
     """The SMMUs, the guest's virtual one and the physical one.
 
     Attributes:
-        ril: range invalidation (IDR3.RIL): an unmap is one or two TLBIs instead of one per page.
+        ril: range invalidation (IDR3.RIL): an unmap is one TLBI or a few, instead of one per page.
         queue_log2: log2 of the entries in each guest queue. QEMU offers 2^19, a guest with 4K pages allocates 2^16.
         host_queue_log2: log2 of the entries in the host's queue. At least 2^7: Linux refuses a queue that cannot hold
             a batch of 64 and a CMD_SYNC (AS-C:5088-5100).
@@ -63,9 +64,9 @@ def _read_workload(value: Any) -> Unmaps | Recorded:
         raise ValueError
     fields = dict(value)
     kind = fields.pop("kind", "unmaps")
-    if kind not in WORKLOADS:
+    if type(kind) is not str or kind not in WORKLOADS:
         raise InvalidInput([invalid("workload.kind", kind, "one of " + ", ".join(WORKLOADS))])
-    return WORKLOADS[kind](**fields)
+    return WORKLOADS[kind](**named(fields, "workload"))
 
 
 WORKLOAD = Kind("lab.unmaps(...), a trace's workload(), or a table with kind and fields", _read_workload)
@@ -103,24 +104,38 @@ class Scenario(Settings):
     costs: Costs = setting(COSTS, default="grace")
     seed: int = setting(NATURAL, default=1)
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, /, **given: Any) -> None:
         workload = given.get("workload")
-        if "vcpus" not in given and isinstance(workload, Recorded | Mapping):
+        if isinstance(workload, Recorded | Mapping):
             with suppress(ValueError):  # reported below, with everything else
                 given["workload"] = workload = _read_workload(workload)
-            if isinstance(workload, Recorded):
-                given["vcpus"] = workload.vcpus
+        if isinstance(workload, Recorded):
+            given.setdefault("vcpus", workload.vcpus)
+            given.setdefault("smmu", Smmu(ril=workload.ril))
         super().__init__(**given)
 
+    def but(self, changes: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
+        """The same scenario with some fields changed; a recorded guest brings what it was recorded with.
+
+        See `Settings.but`.
+        """
+        changed = {**(changes or {}), **more}
+        if isinstance(workload := changed.get("workload"), Recorded):
+            changed = {"vcpus": workload.vcpus, "smmu.ril": workload.ril} | changed
+        return super().but(changed)
+
     def conflicts(self) -> Iterator[str]:
-        """A recorded guest has the vCPUs, and for its recorded doorbells the queue, that it was recorded with."""
-        if isinstance(self.workload, Recorded) and self.vcpus != self.workload.vcpus:
-            yield invalid("vcpus", self.vcpus, f"{self.workload.vcpus}, as in the {self.workload}")
-        if isinstance(self.workload, Recorded) and self.workload.replay == "recorded":
-            log2size = self.workload.load().log2size
-            if self.smmu.queue_log2 != log2size:
-                valid = f"{log2size}, to repeat the doorbells of the {self.workload}"
-                yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
+        """A recorded guest has the vCPUs, the SMMU and, for its recorded doorbells, the queue it was recorded with."""
+        load = self.workload
+        if not isinstance(load, Recorded):
+            return
+        if self.vcpus != load.vcpus:
+            yield invalid("vcpus", self.vcpus, f"{load.vcpus}, as in the {load}")
+        if self.smmu.ril != load.ril:
+            yield invalid("smmu.ril", self.smmu.ril, f"{load.ril}, as in the {load}")
+        if load.replay == "recorded" and self.smmu.queue_log2 != (log2size := load.load().log2size):
+            valid = f"{log2size}, to repeat the doorbells of the {load}"
+            yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal scenario."""
@@ -142,7 +157,7 @@ class Scenario(Settings):
         Raises:
             InvalidInput: all problems at once.
         """
-        return cls(**data)
+        return cls(**named(data, cls.where))
 
     def to_toml(self) -> str:
         """The scenario as TOML, times in ns."""

@@ -35,7 +35,7 @@ _LAST_TIME = 10**18
 _LOG2SIZE_MAX = 19  # of IDR1.CMDQS
 _LOG2SIZE_OF_LINUX = 16  # with pages of 4 KiB
 
-_IDR1, _CMDQ_BASE, _CMDQ_CONS = 0x04, 0x90, 0x9C
+_IDR1, _IDR3, _CMDQ_BASE, _CMDQ_CONS = 0x04, 0x0C, 0x90, 0x9C
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]{1,16}")
@@ -106,6 +106,7 @@ class _Reader:
         self.vcpus = 0
         self.log2size = _LOG2SIZE_OF_LINUX
         self.log2size_max = _LOG2SIZE_MAX
+        self.ril: bool | None = None
         self.cons: int | None = None  # next slot; None: the guest has just set the queue up
         self.left = 0  # commands that the last doorbell still owes
         self.marks: dict[str, int] = {}
@@ -148,12 +149,15 @@ class _Reader:
             self.row(line.split(","))
         if self.left:
             self.fail("ev", "", f"a C row, as the doorbell above has {self.left} more")
+        if not self.vcpus:
+            raise TraceError([f"{self.path.name}: no vCPU accesses the SMMU in it"])
         name = self.path.name.removesuffix(".gz").removesuffix(".csv")
         return Trace(
             name=name,
             path=str(self.path),
             vcpus=self.vcpus,
             log2size=self.log2size,
+            ril=any(self.commands.tg) if self.ril is None else self.ril,
             marks=self.marks,
             doorbells=self.doorbells,
             commands=self.commands,
@@ -226,7 +230,7 @@ class _Reader:
         c.tg.append(self.integer(row, 10, 0, 3) if "tg" in used else 0)
         c.ttl.append(self.integer(row, 11, 0, 3) if "tg" in used else 0)
         c.leaf.append(self.integer(row, 12, 0, 1) if "tg" in used else 0)
-        c.num_pages.append(self.integer(row, 13, 0, 2**63 - 1) if "num_pages" in used else 0)
+        c.num_pages.append(self.integer(row, 13, 0, 1 << 36) if "num_pages" in used else 0)
         if "n_split" in used:
             self.integer(row, 14, 0, 2**63 - 1)
         self.left -= 1
@@ -245,6 +249,8 @@ class _Reader:
         offset, value = self.hexadecimal(row, 9), self.hexadecimal(row, 15)
         if row[2] == "r" and offset == _IDR1:
             self.log2size_max = min(value >> 21 & 31, _LOG2SIZE_MAX)
+        elif row[2] == "r" and offset == _IDR3:
+            self.ril = bool(value >> 10 & 1)
         elif row[2] == "W" and offset == _CMDQ_BASE:
             self.log2size = min(value & 31, self.log2size_max)
             self.cons = None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -101,9 +102,9 @@ class Unmaps(_Load):
     ats_devices: int = setting(whole(0, 4096), default=0)
     lazy: bool = setting(FLAG, default=False)
     think: int = setting(DURATION, default=20_000)
-    rate: int = setting(whole(0, 1_000_000_000), default=0)
+    rate: int = setting(whole(0, 1_000_000), default=0)
     spread: str = setting(one_of("exponential", "constant"), default="exponential")
-    ops: int = setting(POSITIVE, default=1000)
+    ops: int = setting(whole(1, 10_000_000), default=1000)
 
     def conflicts(self) -> Iterator[str]:
         """An unmap is smaller than the address space."""
@@ -113,11 +114,10 @@ class Unmaps(_Load):
     def __str__(self) -> str:
         return f"{'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]}"
 
-    def operations(self, vcpu: int, ril: bool) -> Sequence[Operation]:
+    def operations(self, vcpu: int, ril: bool) -> Iterable[Operation]:
         """All operations of one vCPU."""
-        return [
-            Operation("unmap", self.pages, unmap_batches(self.pages, self.granule, ril, self.ats_devices))
-        ] * self.ops
+        batches = unmap_batches(self.pages, self.granule, ril, self.ats_devices)
+        return repeat(Operation("unmap", self.pages, batches), self.ops)
 
 
 def _read_source(value: object) -> str:
@@ -150,7 +150,7 @@ class Recorded(_Load):
     replay: str = setting(one_of("driver", "recorded"), default="driver")
     section: Section = setting(one_of("workload", "all"), default="workload")
     think: int = setting(DURATION, default=0)
-    rate: int = setting(whole(0, 1_000_000_000), default=0)
+    rate: int = setting(whole(0, 1_000_000), default=0)
     spread: str = setting(one_of("exponential", "constant"), default="exponential")
     ops: int = setting(NATURAL, default=0)
 
@@ -161,6 +161,11 @@ class Recorded(_Load):
     def vcpus(self) -> int:
         """VCPUs of the recorded guest."""
         return self.load().vcpus
+
+    @property
+    def ril(self) -> bool:
+        """The recorded guest's SMMU offered range invalidation."""
+        return self.load().ril
 
     ats_devices: ClassVar[int] = 0
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from smmu_lab.arch import CMDQ_BATCH_ENTRIES
 from smmu_lab.scenario import Batch
 from smmu_lab.units import nanoseconds
 
-BATCH_ENTRIES = 64
-"""CMDQ_BATCH_ENTRIES: BITS_PER_LONG."""
 POLL_SPIN = 10
 """Every tenth poll step is a udelay instead of a cpu_relax: ARM_SMMU_POLL_SPIN_COUNT."""
 POLL_DELAY = nanoseconds("1us")
@@ -46,7 +45,7 @@ def lists(batch: Batch) -> tuple[Work, ...]:
     left = [batch.tlbi, batch.atc, batch.ste, batch.other]
     cut = []
     while True:
-        room = BATCH_ENTRIES
+        room = CMDQ_BATCH_ENTRIES
         part = [0, 0, 0, 0]
         for k, have in enumerate(left):
             part[k] = min(have, room)

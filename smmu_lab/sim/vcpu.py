@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from itertools import repeat
 from typing import Any
 
@@ -42,14 +42,14 @@ class Vcpu:
             scenario.costs.fq_add,
         )
 
-    def strict(self, operations: Sequence[Operation]) -> Generator[Any, Any, None]:
+    def strict(self, operations: Iterable[Operation]) -> Generator[Any, Any, None]:
         """Every operation waits for its own invalidation."""
         t = due = 0
         for operation in operations:
             due = (due if self.open_loop else t) + next(self.gaps)
             t = yield from self._operate(operation, max(t, due))
 
-    def lazy(self, operations: Sequence[Operation], ats_devices: int) -> Generator[Any, Any, None]:
+    def lazy(self, operations: Iterable[Operation], ats_devices: int) -> Generator[Any, Any, None]:
         """Unmaps go to this CPU's flush queue; a full queue or the timer flushes all of them at once.
 
         Source: queue_iova and fq_flush_timeout, Linux 7.2 dma-iommu.c. There one timer serves all CPUs of a domain;
@@ -85,7 +85,7 @@ class Vcpu:
             ticket = yield from path[0].republish(t + self.build, works, entries * self.write, self.party)
             t = yield from self._finish(path, ticket, spent, t)
             counted = sum(work.tlbi for work in works), sum(work.atc for work in works)
-            self._record(publication.vcpu, Operation("other", 0, ()), counted, spent, t)
+            self._record(publication.vcpu, Operation("doorbell", 0, ()), counted, spent, t)
 
     def _operate(self, operation: Operation, start: int, queueing: int = 0) -> Generator[Any, Any, int]:
         spent = _Spent(start)

@@ -44,7 +44,7 @@ def compare(
     Raises:
         InvalidInput: no approach, an unknown one, or two of the same name.
     """
-    rows = [approach(each) if isinstance(each, str) else each for each in approaches]
+    rows = [each if isinstance(each, Approach) else approach(each) for each in approaches]
     names = [row.name for row in rows]
     if not rows:
         raise InvalidInput(["approaches: none given: at least one row of the catalogue"])
@@ -69,71 +69,79 @@ class Comparison:
     scenario: Scenario
     runs: Mapping[str, Run]
 
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """The approaches by mean latency, fastest first; bare metal is a reference, and no choice beside others."""
+        names = [name for name, run in self.runs.items() if not run.approach.on_metal] or list(self.runs)
+        return tuple(sorted(names, key=lambda name: self.runs[name].latency.mean.value))
+
     @property
     def baseline(self) -> str:
-        """What the others are compared with: `BASELINE`, or else the first."""
-        return BASELINE if BASELINE in self.runs else next(iter(self.runs))
+        """What the others are compared with: `BASELINE`, or else the first choice asked for."""
+        return BASELINE if BASELINE in self.runs else next(name for name in self.runs if name in self.choices)
+
+    def difference(self, slow: str, fast: str) -> Estimate:
+        """Mean time that `fast` saves per operation, ns: the mean of paired differences, with its interval."""
+        return batch_means(list(map(sub, self.runs[slow].latency.values, self.runs[fast].latency.values)))
 
     @cached_property
     def saved(self) -> dict[str, Estimate]:
-        """Mean time saved per operation against the baseline, ns: the mean of paired differences, with its interval."""
-        latencies = {
-            name: [run.latencies[row] for row in run.measured] if run.measured else [0]
-            for name, run in self.runs.items()
-        }
-        base = latencies[self.baseline]
-        return {name: batch_means(list(map(sub, base, each))) for name, each in latencies.items()}
+        """What each approach saves against the baseline, ns."""
+        return {name: self.difference(self.baseline, name) for name in self.runs}
 
-    @property
-    def fastest(self) -> str:
-        """The approach with the lowest mean latency; bare metal is a reference, not a choice."""
-        choices = [name for name, run in self.runs.items() if not run.approach.on_metal] or list(self.runs)
-        return min(choices, key=lambda name: self.runs[name].latency.mean.value)
+    @cached_property
+    def fastest(self) -> tuple[str, ...]:
+        """The approach with the lowest mean latency, and those whose paired difference to it may be none."""
+        best, *others = self.choices
+        return best, *(name for name in others if (self.difference(name, best).low or 0) <= 0 and self._close(name))
+
+    def _close(self, name: str) -> bool:
+        """Few operations give no interval; then only equal means are taken for equal."""
+        difference = self.difference(name, self.choices[0])
+        return difference.low is not None or not difference.value
 
     @cached_property
     def verdict(self) -> str:
         """One sentence: by how much, how sure, and what it rests on."""
-        if not self.runs[self.baseline].measured:
+        best, base, group = self.choices[0], self.baseline, self.fastest
+        run = self.runs[best]
+        if not run.measured:
             return "Nothing was invalidated, so there is nothing to compare."
-        best, base = self.fastest, self.baseline
-        if best == base:
-            others = [name for name in self.runs if name != base]
-            if not others:
-                return f"{base} alone: a mean of {show_time(self.runs[base].latency.mean.value)} per operation."
-            best = min(others, key=lambda name: self.runs[name].latency.mean.value)
-            return f"Nothing here is faster than {base}: {best} takes {self._difference(best)}"
-        return f"{best} is fastest: {self._difference(best)}"
+        mean = show_time(run.latency.mean.value)
+        if len(self.choices) == 1:
+            return f"{best} takes {mean} in the mean; there is nothing to choose from."
+        names = group[0] if len(group) == 1 else f"{', '.join(group[:-1])} and {group[-1]}"
+        same = all(self.difference(name, best) == Estimate(0.0, 0.0, 0.0) for name in group)
+        if len(group) == len(self.choices):
+            how = "operation by operation" if same else f"as far as {len(run.measured):,} paired operations can tell"
+            return f"No difference: {names} take the same time, {how}: {mean} in the mean."
+        said = f"{best} is fastest"
+        if len(group) > 1:
+            apart = "and take the same time" if same else f"and {len(run.measured):,} operations cannot tell them apart"
+            said = f"{names} are fastest, {apart}"
+        slow = base if base not in group else self.choices[len(group)]
+        return f"{said}: {self._against(best, slow)}."
 
-    def _difference(self, name: str) -> str:
-        run, base = self.runs[name], self.runs[self.baseline]
-        ours, theirs = run.latency.mean.value, base.latency.mean.value
-        saved = self.saved[name]
-        said = f"{show_time(ours)} in the mean against {show_time(theirs)} of {self.baseline}"
-        if saved == Estimate(0.0, 0.0, 0.0):
-            return f"{said}: the same, operation by operation."
-        if saved.low is None or saved.high is None:
-            sure = f"{len(run.measured)} paired operations are too few for an interval"
-        elif saved.low <= 0 <= saved.high:
-            return (
-                f"{said}, a difference that {len(run.measured):,} paired operations cannot tell from none "
-                f"(95 % interval {show_time(saved.low)} .. {show_time(saved.high)})."
-            )
-        else:
-            sure = (
-                f"95 % interval of the time saved {show_time(saved.low)} .. {show_time(saved.high)}, "
-                f"{len(run.measured):,} paired operations"
-            )
+    def _against(self, fast: str, slow: str) -> str:
+        ours, theirs = (self.runs[name].latency.mean.value for name in (fast, slow))
+        saved = self.difference(slow, fast)
         factor = f", {theirs / ours:.3g} times as fast" if ours else ""
-        return f"{said}{factor} ({sure}); {self._rests_on(name)}."
+        operations = f"{len(self.runs[fast].measured):,} paired operations"
+        if saved.low is None or saved.high is None:
+            sure = f"{operations} are too few for an interval"
+        else:
+            sure = f"95 % interval of the time saved {show_time(saved.low)} .. {show_time(saved.high)}, {operations}"
+        return (
+            f"{show_time(ours)} in the mean against {show_time(theirs)} of {slow}{factor} ({sure}); "
+            f"{self._rests_on(fast, slow)}"
+        )
 
-    def _rests_on(self, name: str) -> str:
-        run, base = self.runs[name], self.runs[self.baseline]
+    def _rests_on(self, fast: str, slow: str) -> str:
+        run, base = self.runs[fast], self.runs[slow]
         apart = {stage: base.breakdown[stage] - run.breakdown[stage] for stage in STAGES}
-        largest = sorted(STAGES, key=lambda stage: -abs(apart[stage]))[:2]
+        largest = [stage for stage in sorted(STAGES, key=lambda stage: -abs(apart[stage])) if apart[stage]][:2]
         stages = " and ".join(
-            f"{stage} ({show_time(abs(apart[stage]))} {'less' if apart[stage] > 0 else 'more'})"
-            for stage in largest
-            if apart[stage]
+            f"{stage} ({show_time(abs(apart[stage]))} {'less' if apart[stage] > 0 else 'more'})" for stage in largest
         )
         named = {cost for stage in largest for row in (run, base) for cost in costs_of(stage, row.approach)}
         costs = self.scenario.costs
@@ -142,7 +150,24 @@ class Comparison:
             for basis in ("measured", "given", "inferred")
         }
         bases = "; ".join(f"{', '.join(names)} ({basis})" for basis, names in by_basis.items() if names)
-        return f"it comes from {stages or 'no stage'} and rests on the costs {bases} of profile {costs.profile}"
+        return f"it comes from {stages} and rests on the costs {bases} of profile {costs.profile}"
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes a figure of these runs less than it seems, one sentence each."""
+        load, said = self.scenario.workload, []
+        for name, run in self.runs.items():
+            if run.counts.timeouts:
+                said.append(
+                    f"{name}: {run.counts.timeouts:,} waits were longer than the driver's timeout of 1 s; "
+                    "a real driver goes on, and uses memory that the device may still reach."
+                )
+            if load.rate and run.latency.mean.value > load.gap / 2:
+                said.append(
+                    f"{name}: one vCPU is asked for {load.rate:,} operations per second, and could do "
+                    f"{1e9 / run.latency.mean.value:,.0f}; the latency leaves out how long they waited for it."
+                )
+        return tuple(said)
 
     # -- showing -----------------------------------------------------------------------------------------------------
 
@@ -161,7 +186,7 @@ class Comparison:
             for name, run in self.runs.items()
             if run.measured
         ]
-        caption = "latency of an unmap, 95 % intervals (≥: too few operations for an upper bound)"
+        caption = f"latency of one {self.noun}, 95 % intervals (≥: too few for an upper bound)"
         return Sheet(header, rows, left=("approach",), caption=caption)
 
     def events_sheet(self) -> Sheet:
@@ -183,11 +208,11 @@ class Comparison:
             )
             for name, run in self.runs.items()
         ]
-        return Sheet(header, rows, left=("approach",), caption="events per unmap")
+        return Sheet(header, rows, left=("approach",), caption=f"events per {self.noun}")
 
     def time_sheet(self) -> Sheet:
         """Whose time it takes, and how many unmaps a second that leaves."""
-        header = ("approach", "guest CPU", "host CPU", "interrupts off", "unmaps per second")
+        header = ("approach", "guest CPU", "host CPU", "interrupts off", "per second")
         rows = [
             (
                 name,
@@ -198,12 +223,17 @@ class Comparison:
             )
             for name, run in self.runs.items()
         ]
-        return Sheet(header, rows, left=("approach",), caption="time per unmap")
+        return Sheet(header, rows, left=("approach",), caption=f"time per {self.noun}")
 
     @property
     def sheets(self) -> tuple[Sheet, ...]:
         """All tables, in the order of reading."""
         return self.latency_sheet(), self.events_sheet(), self.time_sheet(), breakdown_sheet(self.runs)
+
+    @property
+    def noun(self) -> str:
+        """What is measured: an unmap, a flush or a doorbell."""
+        return next(iter(self.runs.values())).noun
 
     @property
     def title(self) -> str:
@@ -220,15 +250,17 @@ class Comparison:
 
         yield Text(self.title, style="bold")
         yield from self.sheets
-        yield Text(self.verdict)
+        yield Text("\n".join([self.verdict, *self.warnings]))
 
     def __repr__(self) -> str:
-        return "\n\n".join([self.title, *(f"{sheet.caption}\n{sheet}" for sheet in self.sheets), self.verdict])
+        sheets = [f"{sheet.caption}\n{sheet}" for sheet in self.sheets]
+        return "\n\n".join([self.title, *sheets, self.verdict, *self.warnings])
 
     def _repr_html_(self) -> str:
         sheets = "".join(sheet._repr_html_() for sheet in self.sheets)
         chart = still(breakdown(self.runs), summary(self.runs))
-        return f"<p><b>{escape(self.title)}</b></p><p>{escape(self.verdict)}</p>{chart}{sheets}"
+        said = "".join(f"<p>{escape(line)}</p>" for line in (self.verdict, *self.warnings))
+        return f"<p><b>{escape(self.title)}</b></p>{said}{chart}{sheets}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything shown, and what it rests on, as plain data; times in ns."""
@@ -237,6 +269,7 @@ class Comparison:
             "scenario": self.scenario.to_dict(),
             "baseline": self.baseline,
             "verdict": self.verdict,
+            "warnings": list(self.warnings),
             "runs": {
                 name: run.to_dict() | {"saved": attrs.asdict(self.saved[name])} for name, run in self.runs.items()
             },

@@ -4,15 +4,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"anywidget", "ipywidgets", "matplotlib", "networkx", "numpy", "pandas", "plotly"}
 
 
-def test_import_loads_nothing_heavy(tmp_path):
+@pytest.mark.parametrize(
+    "use", ["lab", "lab.compare(lab.Scenario(workload=lab.unmaps(ops=5)), ['batched', 'vcmdq'])._repr_html_()"]
+)
+def test_neither_import_nor_a_comparison_loads_what_is_heavy(tmp_path, use):
     # away from the repository, so that the installed package is what is imported
-    program = "import smmu_lab, sys; print(*sys.modules)"
+    program = f"import sys, smmu_lab as lab; {use}; print(*sys.modules)"
     fresh = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
     loaded = {name.partition(".")[0] for name in fresh.stdout.split()}
     assert "smmu_lab" in loaded

@@ -16,9 +16,11 @@ from smmu_lab.scenario import (
     Unmaps,
     approach,
     approaches,
+    costs,
     read_assignment,
     read_trace,
 )
+from smmu_lab.scenario.bundled import FOLDER
 from smmu_lab.sim import simulate
 
 
@@ -28,6 +30,7 @@ def problems(make, *args, **kwargs):
     return list(raised.value.problems)
 
 
+DURATION = 'a duration such as "2.5us", or whole nanoseconds, up to an hour'
 GOLDEN = {
     "workload.pages: 0 is not valid: a positive integer": {"workload.pages": 0},
     "workload.pagse: unknown; did you mean 'pages'?": {"workload.pagse": 3},
@@ -35,8 +38,8 @@ GOLDEN = {
     "smmu.ril: 'yes' is not valid: true or false": {"smmu.ril": "yes"},
     "vcpus: True is not valid: an integer from 1 to 1024": {"vcpus": True},
     "costs.exit_kernal: unknown; did you mean 'exit_kernel'?": {"costs.exit_kernal": "1us"},
-    "costs.t_sync: '0.5ns' is not valid: a duration such as \"2.5us\", or whole nanoseconds": {"costs.t_sync": "0.5ns"},
-    'workload.think: 1.5 is not valid: a duration such as "2.5us", or whole nanoseconds': {"workload.think": 1.5},
+    f"costs.t_sync: '0.5ns' is not valid: {DURATION}": {"costs.t_sync": "0.5ns"},
+    f"workload.think: 1.5 is not valid: {DURATION}": {"workload.think": 1.5},
     "workload.granule: '2KiB' is not valid: 4KiB, 16KiB or 64KiB": {"workload.granule": "2KiB"},
 }
 
@@ -51,9 +54,8 @@ def test_python_toml_and_set_say_the_same(message, tmp_path):
     (path, value), *_ = GOLDEN[message].items()
     room, _, field = path.rpartition(".")
     written = str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
-    table = "costs.costs" if room == "costs" else room
     file = tmp_path / "s.toml"
-    file.write_text((f"[{table}]\n" if table else "") + f"{field} = {written}\n")
+    file.write_text((f"[{room}]\n" if room else "") + f"{field} = {written}\n")
     assert problems(Scenario.from_toml, file) == [message]
     assert problems(Scenario().but, dict([read_assignment(f"{path}={written}")])) == [message]
 
@@ -103,6 +105,59 @@ def test_a_recorded_guest_brings_its_vcpus():
     assert problems(Scenario, workload=workload, vcpus=2) == [
         "vcpus: 2 is not valid: 4, as in the recorded guest nvme_dd_r4k_j4_strict_61"
     ]
+
+
+def test_whole_fields_are_read_before_what_is_below_them():
+    made = Scenario().but({"costs.exit_user": "2us", "costs": "n1", "workload.pages": 3, "workload": {"ops": 5}})
+    assert (made.costs.profile, made.costs.exit_user) == ("n1", 2000)
+    assert (made.workload.pages, made.workload.ops) == (3, 5)
+
+
+def test_a_recorded_guest_also_brings_its_smmu():
+    workload = read_trace("noril_nvme_dd_r1m_j1_strict_61").workload()
+    assert not Scenario(workload=workload).smmu.ril
+    assert not Scenario().but(workload=workload).smmu.ril
+    assert problems(Scenario(workload=workload).but, {"smmu.ril": True}) == [
+        "smmu.ril: True is not valid: False, as in the recorded guest noril_nvme_dd_r1m_j1_strict_61"
+    ]
+
+
+STRANGE = (
+    {"self": 1},
+    {3: 4},
+    {"smmu": {3: 4}},
+    {"smmu": {"self": 1}},
+    {"costs": {"base": ["x"]}},
+    {"costs": {"bse": "n1"}},
+    {"costs": {3: 4}},
+    {"costs.wake": "999999999s"},
+    {"workload": {"kind": {}}},
+    {"workload": None},
+    {"workload.ops": 10**9},
+    {"workload.rate": 10**9},
+    {"vcpus": None},
+    {"seed": float("nan")},
+)
+
+
+@pytest.mark.parametrize("given", STRANGE, ids=repr)
+def test_strange_input_is_refused_in_words(given):
+    assert all(": " in line for line in problems(Scenario().but, given))
+
+
+def test_strange_names_are_refused_in_words():
+    for name in (None, 3, [], "x" * 9999):
+        assert problems(approach, name)
+        assert problems(costs, name)
+    assert problems(Scenario.from_toml, "a\0b")
+    assert problems(Scenario.from_toml, "/")
+
+
+def test_a_copy_of_a_bundled_trace_is_itself(tmp_path):
+    copy = tmp_path / "nvme_dd_r4k_j4_strict_61.csv.gz"
+    copy.write_bytes((FOLDER / "nvme_dd_r1m_j1_strict_61.csv.gz").read_bytes())
+    trace = read_trace(copy)
+    assert len(trace.workload().load().commands) == len(trace.commands)
 
 
 def test_a_missing_file_and_broken_toml_are_one_line_each(tmp_path):
@@ -165,7 +220,10 @@ def test_every_combination_runs_or_is_refused_with_a_reason():
     for choices in itertools.product(*COLUMNS.values()):
         columns = dict(zip(COLUMNS, choices, strict=True))
         try:
-            possible.append(Approach(name="row", title="", fallback="qemu-today", **columns))
+            routed = columns["unsupported"] == "guest-routes"
+            vcmdqs = 2 if columns["queues"] == "cmdq+vcmdq" else 0
+            fallback = "qemu-today" if routed else ""
+            possible.append(Approach(name="row", title="", fallback=fallback, vcmdqs=vcmdqs, **columns))
         except InvalidInput as error:
             refused += error.problems
     assert all(line.startswith("approach.") and " cannot be: " in line for line in refused)
@@ -181,6 +239,10 @@ def test_a_what_if_keeps_its_origin_in_its_name():
     assert approach("batched").but(name="mine").name == "mine"
 
 
-def test_a_fallback_that_needs_a_fallback_is_refused():
-    assert "needs a fallback itself" in problems(approach("vcmdq").but, fallback="vcmdq")[0]
+def test_a_fallback_on_hardware_or_without_use_is_refused():
+    for hardware in ("vcmdq", "bare-metal"):
+        assert "the hardware that refused" in problems(approach("vcmdq").but, fallback=hardware)[0]
+    assert "nothing is routed there" in problems(approach("batched").but, fallback="qemu-today")[0]
+    assert "if and only if" in problems(approach("batched").but, vcmdqs=7)[0]
+    assert "takes every command" in problems(approach("bare-metal").but, unsupported="skip")[0]
     assert "did you mean 'batched'" in problems(approach("vcmdq").but, fallback="batchd")[0]

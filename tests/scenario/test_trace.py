@@ -319,7 +319,18 @@ def test_log2size_is_capped_by_idr1(small):
     lines = SMALL.splitlines()
     assert small("\n".join([lines[0], huge])).log2size == 19
     assert small("\n".join([lines[0], "0,0,r,,,,,,,0x4,,,,,,0x2010010", huge])).log2size == 16
-    assert small(lines[0]).log2size == 16
+    assert small("\n".join([lines[0], "0,0,r,,,,,,,0x4,,,,,,0x2010010"])).log2size == 16
+
+
+def test_a_recording_without_any_access_is_refused(small):
+    with pytest.raises(TraceError, match="no vCPU accesses the SMMU"):
+        small(SMALL.splitlines()[0])
+
+
+def test_range_invalidation_is_read_from_idr3_or_else_seen():
+    assert load(FOLDER / "nvme_dd_r1m_j1_strict_61.csv.gz").ril
+    assert not load(FOLDER / "noril_nvme_dd_r1m_j1_strict_61.csv.gz").ril
+    assert all(read_trace(name).ril == entry.ril for name, entry in traces().items())
 
 
 @pytest.mark.parametrize(

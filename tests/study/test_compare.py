@@ -1,6 +1,7 @@
 """A comparison is paired, says how sure it is, and shows itself without running anything."""
 
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -36,14 +37,59 @@ def test_the_verdict_says_by_how_much_how_sure_and_what_it_rests_on(comparison):
     assert verdict.startswith("vcmdq is fastest: ")
     assert "times as fast" in verdict
     assert "95 % interval" in verdict
-    assert "800 paired operations" in verdict
+    assert "800 paired operations)" in verdict
     assert "(inferred)" in verdict
     assert "profile grace" in verdict
 
 
 def test_no_difference_is_called_none():
     same = lab.approach("qemu-today").but(name="twin")
-    assert "the same, operation by operation" in lab.compare(SCENARIO, ["qemu-today", same]).verdict
+    assert re.fullmatch(
+        r"No difference: qemu-today and twin take the same time, operation by operation: \S+ .s in the mean\.",
+        lab.compare(SCENARIO, ["qemu-today", same]).verdict,
+    )
+
+
+@pytest.mark.parametrize("ops", [1, 300])
+def test_order_does_not_make_a_winner(ops):
+    """With range invalidation and one idle vCPU there is nothing to batch."""
+    scenario = lab.Scenario(workload=lab.unmaps(ops=ops))
+    for names in (["batched", "qemu-today"], ["qemu-today", "batched"]):
+        assert lab.compare(scenario, names).verdict.startswith("No difference: ")
+
+
+def test_the_leader_is_tested_against_the_next():
+    """Two seeds of one approach lead: the third is slower, but neither of the two is the winner."""
+    scenario = SCENARIO.but({"vcpus": 1, "workload.ops": 300})
+    runs = {"a": lab.simulate(scenario, "short-path"), "b": lab.simulate(scenario.but(seed=2), "short-path")}
+    runs["qemu-today"] = lab.simulate(scenario, "qemu-today")
+    verdict = Comparison(scenario, runs).verdict
+    assert verdict.startswith(("a and b are fastest, and 300 operations", "b and a are fastest, and 300 operations"))
+    assert "of qemu-today" in verdict
+
+
+def test_a_baseline_that_wins_is_compared_with_the_next():
+    trapped = lab.approach("qemu-today").but(name="dear")
+    runs = {name: lab.simulate(SCENARIO, row) for name, row in (("qemu-today", "batched"), ("dear", trapped))}
+    assert re.match(r"qemu-today is fastest: .* against .* of dear, ", Comparison(SCENARIO, runs).verdict)
+
+
+def test_a_timeout_and_a_missed_rate_are_said():
+    slow = SCENARIO.but({"costs.t_sync": "3s", "workload.ops": 5})
+    assert "timeout of 1 s" in lab.compare(slow, ["batched"]).warnings[0]
+    flooded = SCENARIO.but({"workload.rate": 400_000})
+    said = lab.compare(flooded, ["qemu-today", "vcmdq"]).warnings
+    assert [line.split(":")[0] for line in said] == ["qemu-today", "vcmdq"]
+    assert "asked for 400,000 operations per second" in said[0]
+    assert not lab.compare(SCENARIO.but({"workload.rate": 1000}), ["vcmdq"]).warnings
+
+
+def test_what_is_measured_is_called_by_its_name():
+    lazy = lab.read_trace("nvme_fio_rr4k_d32_j4_lazy_61")
+    for workload, noun in ((lazy.workload(), "flush"), (lazy.workload(replay="recorded"), "doorbell")):
+        shown = repr(lab.compare(lab.Scenario(workload=workload), ["vcmdq"]))
+        assert f"latency of one {noun}" in shown
+        assert "unmap" not in shown
 
 
 def test_a_difference_within_the_interval_is_not_claimed():
@@ -51,11 +97,14 @@ def test_a_difference_within_the_interval_is_not_claimed():
     scenario = SCENARIO.but({"vcpus": 1, "workload.ops": 300})
     twin = lab.approach("short-path").but(name="twin")
     runs = {"a": lab.simulate(scenario, "short-path"), "b": lab.simulate(scenario.but(seed=2), twin)}
-    assert "cannot tell from none" in Comparison(scenario, runs).verdict
+    assert "as far as 300 paired operations can tell" in Comparison(scenario, runs).verdict
 
 
 def test_bare_metal_is_a_reference_not_a_choice():
-    assert lab.compare(SCENARIO, ["qemu-today", "native-queue", "bare-metal"]).fastest == "native-queue"
+    result = lab.compare(SCENARIO, ["bare-metal", "native-queue", "qemu-today"])
+    assert result.fastest == ("native-queue",)
+    assert "of qemu-today" in result.verdict
+    assert lab.compare(SCENARIO, ["bare-metal", "batched"]).verdict.startswith("batched takes ")
 
 
 def test_json_holds_what_the_tables_show(comparison):

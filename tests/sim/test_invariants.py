@@ -153,8 +153,8 @@ def test_time_is_an_int_everywhere(name, monkeypatch):
     run = simulate(Scenario(workload=Unmaps(ops=20, ats_devices=1), vcpus=2, guests=2), name)
     assert times
     assert {type(time) for time in times} == {int}
-    assert {run.ops[column].typecode for column in run.ops.names} <= set("BHIq")
-    assert set(OPS.values()) | set(BATCHES.values()) <= set("BHIq")
+    assert {run.ops[column].typecode for column in run.ops.names} <= set("BHIQq")
+    assert set(OPS.values()) | set(BATCHES.values()) <= set("BHIQq")
 
 
 def test_a_float_is_refused():

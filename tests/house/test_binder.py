@@ -1,5 +1,6 @@
 """The Binder image holds what pyproject.toml asks for, pinned, and nothing that makes people wait."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -93,3 +94,21 @@ def test_repo2docker_accepts_it(tmp_path):
     steps = ["binder/requirements.txt", "COPY --chown=0:0 src/ ", "RUN ./binder/postBuild"]
     places = [accepted.stdout.index(step) for step in steps]
     assert places == sorted(places)
+
+
+def test_its_steps_replay_in_a_fresh_environment(tmp_path):
+    """What the image does, without the image: the pins, then postBuild; then a reader's first steps."""
+    environment, sources = tmp_path / "venv", tmp_path / "src"
+    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info"))
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    path = f"{environment / 'bin'}:{os.environ['PATH']}"
+    steps = (
+        ["python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", "binder/requirements.txt"],
+        ["./binder/postBuild"],
+        ["smmu-lab", "compare", "vcmdq", "--trace", "nvme_dd_r1m_j1_strict_61"],
+        ["python", "-P", "-c", "import smmu_lab as lab; print(lab.exercise('e01').title); lab.explore()"],
+        ["jupyter", "lab", "--version"],
+    )
+    for step in steps:
+        done = subprocess.run(step, cwd=sources, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, f"{step}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"

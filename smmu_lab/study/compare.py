@@ -91,14 +91,13 @@ class Comparison:
 
     @cached_property
     def fastest(self) -> tuple[str, ...]:
-        """The approach with the lowest mean latency, and those whose paired difference to it may be none."""
-        best, *others = self.choices
-        return best, *(name for name in others if (self.difference(name, best).low or 0) <= 0 and self._close(name))
+        """The approach with the lowest mean latency, and those whose paired difference to it may be none.
 
-    def _close(self, name: str) -> bool:
-        """Few operations give no interval; then only equal means are taken for equal."""
-        difference = self.difference(name, self.choices[0])
-        return difference.low is not None or not difference.value
+        Where operations are too few for an interval, only equal means are taken for equal.
+        """
+        best, *others = self.choices
+        behind = {name: self.difference(name, best) for name in others}
+        return best, *(name for name, time in behind.items() if (time.value if time.low is None else time.low) <= 0)
 
     @cached_property
     def verdict(self) -> str:

@@ -166,15 +166,27 @@ class CommandQueue:
         self._settle(t)
         while self.size - (self.prod - self.shadow) < work.entries:
             t = yield from self._wait_not_full(t, party)
+        ticket = self._allocate(work, t, write, t - asked)
+        group = self.gathering
+        if group is None:
+            yield from self._publish(ticket, party)
+        else:
+            group.tickets.append(ticket)
+            group.written = max(group.written, ticket.written)
+        return ticket
+
+    def _allocate(self, work: Work, t: int, write: int, waited: int) -> Ticket:
+        """Take the slots: the compare-and-swap of the shadow PROD. It succeeds at once, whoever else tries.
+
+        Other ways of insertion (with retries, a fetch-and-add, a lock) differ here, in when the entries are written.
+        """
         self.prod += work.entries
         self.holders += work.sync
-        ticket = Ticket(work, self.prod, t + write, t - asked)
-        group = self.gathering
-        if group is not None:
-            group.tickets.append(ticket)
-            if ticket.written > group.written:
-                group.written = ticket.written
-            return ticket
+        return Ticket(work, self.prod, t + write, waited)
+
+    def _publish(self, ticket: Ticket, party: int) -> Generator[Any, Any, None]:
+        """The owner's part: wait for the previous owner and for the riders, then write PROD for all."""
+        clock = self.clock
         self.gathering = group = Group(self)
         group.tickets.append(ticket)
         group.written = ticket.written
@@ -198,7 +210,6 @@ class CommandQueue:
         self.released = ticket.resumed
         if self.heir is not None:
             self.heir.succeed()
-        return ticket
 
     def republish(self, t: int, works: list[Work], write: int, party: int) -> Generator[Any, Any, Ticket]:
         """Publish lists by one PROD write, as they were recorded. Returns the ticket of the last one."""

@@ -87,7 +87,7 @@ def test_stages_sum_to_the_latency(name, pages):
 
 
 @every_approach
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(scenario=scenarios())
 def test_every_run_ends_and_leaves_nothing_behind(name, scenario):
     """No doorbell is lost (I-19), every entry is consumed once (I-4), no stage is negative."""
@@ -113,7 +113,7 @@ def test_every_run_ends_and_leaves_nothing_behind(name, scenario):
 
 
 @every_approach
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(scenario=scenarios())
 def test_same_seed_same_bits(name, scenario):
     """I-36."""

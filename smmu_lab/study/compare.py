@@ -171,22 +171,18 @@ class Comparison:
     # -- showing -----------------------------------------------------------------------------------------------------
 
     def latency_sheet(self) -> Sheet:
-        """Latency of each approach, and what it saves against the baseline."""
-        header = ("approach", "mean", "p50", "p99", "p99.9", f"saved against {self.baseline}")
+        """Latency of each approach, each figure with its interval."""
         rows = [
             (
                 name,
                 _with_margin(run.latency.mean),
-                show_time(run.latency.p50.value),
-                show_time(run.latency.p99.value),
-                _tail(run.latency.p999),
-                "-" if name == self.baseline else _with_margin(self.saved[name]),
+                *map(_with_interval, (run.latency.p50, run.latency.p99, run.latency.p999)),
             )
             for name, run in self.runs.items()
             if run.measured
         ]
-        caption = f"latency of one {self.noun}, 95 % intervals (≥: too few for an upper bound)"
-        return Sheet(header, rows, left=("approach",), caption=caption)
+        caption = f"latency of one {self.noun}, 95 % intervals (?: too few operations to say)"
+        return Sheet(("approach", "mean", "p50", "p99", "p99.9"), rows, left=("approach",), caption=caption)
 
     def events_sheet(self) -> Sheet:
         """What each approach needs, per measured operation."""
@@ -210,14 +206,15 @@ class Comparison:
         return Sheet(header, rows, left=("approach",), caption=f"events per {self.noun}")
 
     def time_sheet(self) -> Sheet:
-        """Whose time it takes, and how many unmaps a second that leaves."""
-        header = ("approach", "guest CPU", "host CPU", "interrupts off", "per second")
+        """Whose time it takes, what is saved in the mean, and how many operations a second that leaves."""
+        header = ("approach", "guest CPU", "host CPU", "interrupts off", f"saved against {self.baseline}", "per second")
         rows = [
             (
                 name,
                 show_time(run.per_operation("cpu_guest")),
                 show_time(run.per_operation("cpu_host") + run.per_operation("cpu_worker")),
                 show_time(run.irq_off),
+                "-" if name == self.baseline else _with_margin(self.saved[name]),
                 f"{run.throughput:,.0f}",
             )
             for name, run in self.runs.items()
@@ -325,7 +322,9 @@ def _with_margin(estimate: Estimate) -> str:
     return f"{value} ± {margin:.{digits}f} {unit}"
 
 
-def _tail(estimate: Estimate) -> str:
-    if estimate.high is None and estimate.low is not None:
-        return f"≥ {show_time(estimate.low)}"
-    return show_time(estimate.value)
+def _with_interval(estimate: Estimate) -> str:
+    value, unit = show_time(estimate.value).split(" ")
+    if estimate.value == estimate.low == estimate.high:
+        return f"{value} {unit}"
+    low, high = ("?" if end is None else show_number(end / TIME[unit]) for end in (estimate.low, estimate.high))
+    return f"{value} ({low} .. {high}) {unit}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SHORT = 32
 """Longer texts may wrap."""
 
-_STYLE = "text-align:{};padding:2px 7px;vertical-align:top;white-space:{}"
+_STYLE = "text-align:{};padding:2px 4px;vertical-align:top;white-space:{}"
 
 
 @attrs.frozen(repr=False)

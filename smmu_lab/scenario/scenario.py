@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import tomli_w
 
+from smmu_lab.scenario.approach import Approach
 from smmu_lab.scenario.costs import COSTS, Costs, read_toml
 from smmu_lab.scenario.fields import (
     FLAG,
@@ -19,6 +20,7 @@ from smmu_lab.scenario.fields import (
     invalid,
     named,
     nested,
+    one_of,
     setting,
     settings,
     whole,
@@ -35,6 +37,10 @@ class Smmu(Settings):
     Attributes:
         ril: range invalidation (IDR3.RIL): an unmap is one TLBI or a few, instead of one per page.
         queue_log2: log2 of the entries in each guest queue. QEMU offers 2^19, a guest with 4K pages allocates 2^16.
+        errata: what the physical SMMU cannot take: ``tlbi-apart`` (TLBIs and device commands in one batch),
+            ``leaf-apart`` (also leaf and other TLBIs in one batch), ``force-sync`` (a batch without CMD_SYNC: MMU-700
+            erratum 2812531, ARM_SMMU_OPT_CMDQ_FORCE_SYNC; Linux 7.2 then offers no nesting). The host cuts its lists
+            there.
         host_queue_log2: log2 of the entries in the host's queue. At least 2^7: Linux refuses a queue that cannot hold
             a batch of 64 and a CMD_SYNC (AS-C:5088-5100).
     """
@@ -43,6 +49,7 @@ class Smmu(Settings):
     ril: bool = setting(FLAG, default=True)
     queue_log2: int = setting(whole(7, 19), default=16)
     host_queue_log2: int = setting(whole(7, 19), default=16)
+    errata: str = setting(one_of("none", "tlbi-apart", "leaf-apart", "force-sync"), default="none")
 
 
 @settings
@@ -136,6 +143,25 @@ class Scenario(Settings):
         if load.replay == "recorded" and self.smmu.queue_log2 != (log2size := load.load().log2size):
             valid = f"{log2size}, to repeat the doorbells of the {load}"
             yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
+
+    def refuses(self, row: Approach) -> tuple[str, ...]:
+        """Why this scenario cannot run under an approach, one line each; nothing if it can."""
+        load, problems = self.workload, []
+        if self.smmu.errata == "force-sync" and row.nested:
+            problems.append(
+                f"smmu.errata: 'force-sync' cannot be under {row.name}: the host offers no nesting "
+                "(arm_vsmmu_init wants ARM_SMMU_FEAT_NESTING and no ARM_SMMU_OPT_CMDQ_FORCE_SYNC, Linux 7.2)"
+            )
+        if row.front == "virtio-iommu":
+            if isinstance(load, Unmaps) and load.lazy:
+                problems.append(f"workload.lazy: True cannot be under {row.name}: its requests are not deferred here")
+            if isinstance(load, Unmaps) and load.cd_every:
+                problems.append(f"workload.cd_every: {load.cd_every} cannot be under {row.name}: it has no CFGI_CD")
+            if isinstance(load, Recorded) and not load.is_strict:
+                problems.append(f"workload.trace: the {load} cannot be under {row.name}: it does not show its unmaps")
+            if isinstance(load, Recorded) and load.replay == "recorded":
+                problems.append(f"workload.replay: 'recorded' cannot be under {row.name}: it has no command queue")
+        return tuple(problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal scenario."""

@@ -30,7 +30,7 @@ from smmu_lab.scenario.fields import (
     settings,
     whole,
 )
-from smmu_lab.scenario.recorded import Publication, Section, Trace
+from smmu_lab.scenario.recorded import Commands, Publication, Section, Trace
 from smmu_lab.scenario.trace import read_trace
 
 
@@ -43,6 +43,7 @@ class Batch(NamedTuple):
         ste: CFGI_STE*: the VMM allocates and attaches a nested page table.
         other: the VMM takes note, nothing reaches the host (PREFETCH_CFG, RESUME, ...).
         vcmdq: a guest's VCMDQ accepts all of them.
+        leaf: all its TLBIs are for the last level only.
     """
 
     tlbi: int = 0
@@ -50,6 +51,7 @@ class Batch(NamedTuple):
     ste: int = 0
     other: int = 0
     vcmdq: bool = True
+    leaf: bool = True
 
 
 class Operation(NamedTuple):
@@ -90,6 +92,10 @@ class Unmaps(_Load):
         pages: pages per unmap.
         granule: bytes per page: 4, 16 or 64 KiB.
         ats_devices: devices of the domain with ATS on: one ATC_INV each, and a second CMD_SYNC.
+        maps: maps of the same size that come before each unmap. Under nesting a map sends nothing; under virtio-iommu
+            it is a request, and its time counts with the unmap's.
+        cd_every: before every so-many-th unmap a context descriptor changes: CFGI_CD and a CMD_SYNC, which a VCMDQ does
+            not take; 0 is never.
         lazy: flush-queue mode (iommu.strict=0): one TLBI_NH_ASID per 255 unmaps or 10 ms, instead of one per unmap.
         think: closed loop: mean time between the end of one unmap and the start of the next.
         rate: open loop: unmaps per second and vCPU, whatever `think` says; 0 is a closed loop.
@@ -100,6 +106,8 @@ class Unmaps(_Load):
     pages: int = setting(POSITIVE, default=16)
     granule: int = setting(GRANULE, default=4096)
     ats_devices: int = setting(whole(0, 4096), default=0)
+    maps: int = setting(whole(0, 64), default=1)
+    cd_every: int = setting(whole(0, 10_000_000), default=0)
     lazy: bool = setting(FLAG, default=False)
     think: int = setting(DURATION, default=20_000)
     rate: int = setting(whole(0, 1_000_000), default=0)
@@ -117,7 +125,11 @@ class Unmaps(_Load):
     def operations(self, vcpu: int, ril: bool) -> Iterable[Operation]:
         """All operations of one vCPU."""
         batches = unmap_batches(self.pages, self.granule, ril, self.ats_devices)
-        return repeat(Operation("unmap", self.pages, batches), self.ops)
+        unmap = Operation("unmap", self.pages, batches)
+        if not self.cd_every:
+            return repeat(unmap, self.ops)
+        switch = Operation("other", 0, (Batch(tlbi=1, vcmdq=False),))
+        return (each for k in range(1, self.ops + 1) for each in ([unmap] if k % self.cd_every else [switch, unmap]))
 
 
 def _read_source(value: object) -> str:
@@ -168,6 +180,13 @@ class Recorded(_Load):
         return self.load().ril
 
     ats_devices: ClassVar[int] = 0
+    maps: ClassVar[int] = 1
+
+    @property
+    def is_strict(self) -> bool:
+        """Unmaps are seen one by one: no flush takes the place of many."""
+        made = _operations(self.trace, _version(self.trace), self.section)
+        return not any(operation.kind == "flush" for each in made for operation in each)
 
     def load(self) -> Trace:
         """The trace itself."""
@@ -181,7 +200,7 @@ class Recorded(_Load):
         """The doorbells as recorded, each with its batches and whether a CMD_SYNC ends them."""
         trace = self.load()
         for each in trace.publications(self.section)[: self.ops or None]:
-            if batches := list(_cut(trace.commands.opcode, each.commands, by_queue=False)):
+            if batches := list(_cut(trace.commands, each.commands, by_queue=False)):
                 yield each, batches
 
 
@@ -205,7 +224,7 @@ def _operations(source: str, version: object, section: Section) -> list[list[Ope
     made: list[list[Operation]] = [[] for _ in range(trace.vcpus)]
     shapes: dict[object, Operation] = {}
     for each in trace.operations(section):
-        batches = tuple(batch for batch, _ in _cut(commands.opcode, each.commands, by_queue=True))
+        batches = tuple(batch for batch, _ in _cut(commands, each.commands, by_queue=True))
         pages = sum(commands.num_pages[k] for k in each.commands if commands.opcode[k] in _BY_ADDRESS)
         kind = "unmap" if pages else "flush" if any(batch.tlbi for batch in batches) else "other"
         operation = Operation(kind, pages, batches, each.inferred)
@@ -213,26 +232,27 @@ def _operations(source: str, version: object, section: Section) -> list[list[Ope
     return made
 
 
-def _cut(opcodes: Sequence[int], commands: Sequence[int], by_queue: bool) -> Iterator[tuple[Batch, bool]]:
+def _cut(table: Commands, commands: Sequence[int], by_queue: bool) -> Iterator[tuple[Batch, bool]]:
     """Cut a stretch of commands after each CMD_SYNC, and also where a VCMDQ would refuse what follows.
 
     Yields:
         A batch, and whether a CMD_SYNC of the stretch ends it.
     """
     counts: Counter[str] = Counter()
-    accepted = True
+    accepted = leaf = True
     for k in commands:
-        opcode = opcodes[k]
+        opcode = table.opcode[k]
         takes = opcode in _VCMDQ
         if opcode == _SYNC or (by_queue and takes != accepted and counts):
-            yield Batch(**counts, vcmdq=accepted), opcode == _SYNC
+            yield Batch(**counts, vcmdq=accepted, leaf=leaf), opcode == _SYNC
             counts.clear()
-            accepted = True
+            accepted = leaf = True
         if opcode != _SYNC:
             accepted = accepted and takes
+            leaf = leaf and bool(table.leaf[k])
             counts[_BECOMES.get(opcode, "other")] += 1
     if counts:
-        yield Batch(**counts, vcmdq=accepted), False
+        yield Batch(**counts, vcmdq=accepted, leaf=leaf), False
 
 
 _SYNC = OPCODES["CMD_SYNC"]
@@ -252,9 +272,10 @@ def unmap_batches(pages: int, granule: int, ril: bool, ats_devices: int) -> tupl
     Source: arm_smmu_domain_inv_range, Linux 7.2 (TLBI and ATC_INV are never in one batch).
 
     >>> unmap_batches(128, 4096, False, 0)
-    (Batch(tlbi=128, atc=0, ste=0, other=0, vcmdq=True),)
-    >>> unmap_batches(511, 4096, True, 2)
-    (Batch(tlbi=2, atc=0, ste=0, other=0, vcmdq=True), Batch(tlbi=0, atc=2, ste=0, other=0, vcmdq=True))
+    (Batch(tlbi=128, atc=0, ste=0, other=0, vcmdq=True, leaf=True),)
+    >>> unmap_batches(511, 4096, True, 2)  # doctest: +NORMALIZE_WHITESPACE
+    (Batch(tlbi=2, atc=0, ste=0, other=0, vcmdq=True, leaf=True),
+     Batch(tlbi=0, atc=2, ste=0, other=0, vcmdq=True, leaf=True))
     """
     size = pages * granule
     commands = unmap_commands(1 << 32, size, granule=granule, ril=ril, page_shift=granule.bit_length() - 1)
@@ -269,4 +290,5 @@ def flush_batches(ats_devices: int) -> tuple[Batch, ...]:
 
     Source: fq_flush_iotlb, Linux 7.2 dma-iommu.c.
     """
-    return (Batch(tlbi=1), Batch(atc=ats_devices)) if ats_devices else (Batch(tlbi=1),)
+    flush = Batch(tlbi=1, leaf=False)
+    return (flush, Batch(atc=ats_devices)) if ats_devices else (flush,)

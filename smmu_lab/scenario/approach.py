@@ -465,7 +465,7 @@ class Catalogue(tuple[Approach, ...]):
             (
                 row.name,
                 row.doorbell,
-                row.consumer,
+                row.consumer if isinstance(row.consumer, str) else row.consumer.__name__,
                 row.handoff,
                 row.completion,
                 row.unsupported,

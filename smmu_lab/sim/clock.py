@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import simpy
 
@@ -20,7 +21,8 @@ class Turn(simpy.Event):
     """An event at an absolute time, with its place among the events of that time."""
 
     def __init__(self, env: simpy.Environment, time: int, order: int) -> None:
-        super().__init__(env)
+        self.env = env  # as simpy's own Timeout does, without Event.__init__
+        self.callbacks = []
         self._ok, self._value = True, None
         env.schedule(self, order, time - env.now)  # type: ignore[arg-type]  # any integer orders
 
@@ -32,6 +34,7 @@ class Clock:
         self.env = simpy.Environment()
         self.peek = self.env.peek
         self.events: Counter[str] = Counter()
+        self.trail: list[tuple[Any, ...]] | None = None  # see `Clock.note`
 
     def turn(self, time: int, what: int, party: int, cause: str) -> Turn:
         """The event at which `party` may do `what` at `time`.
@@ -40,6 +43,28 @@ class Clock:
         """
         self.events[cause] += 1
         return Turn(self.env, time, 2 + (what << 32) + party)
+
+    @property
+    def now(self) -> int:
+        """The time, ns."""
+        return int(self.env.now)
+
+    def note(self, *step: Any) -> None:
+        """Leave a step in the trail, if there is one.
+
+        A step is (what, whose queue, ...), with times in ns:
+
+        - ``issued``, queue, vCPU's party, `Ticket`: a list is in the queue, its entries written at ``ticket.written``;
+        - ``published``, queue, when, `Group`: PROD is written;
+        - ``host``, queue, when, end, `Work`: the host issues a list for it, and has seen the end of its CMD_SYNC;
+        - ``ran``, queue, start, done, `Ticket`: the hardware has run a list of its own queue;
+        - ``stored``, queue, when, CONS: CONS moves;
+        - ``seen``, queue, when, `Ticket`: the vCPU has seen the end of its CMD_SYNC, visible from ``ticket.visible``.
+
+        A queue is (guest, number in the guest); the host's own is ``()``.
+        """
+        if self.trail is not None:
+            self.trail.append(step)
 
     def signal(self, cause: str) -> simpy.Event:
         """An event that somebody else will trigger."""

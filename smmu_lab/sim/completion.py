@@ -1,4 +1,7 @@
-"""How a guest learns that its CMD_SYNC is done. Each `wait` returns when the vCPU has seen it."""
+"""How a guest learns that its CMD_SYNC is done.
+
+Each `seen` tells when the vCPU has seen it, if that is known already; else `wait` returns that when it is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import READ_CONS, Clock
-from smmu_lab.sim.consumer import BigLock
+from smmu_lab.sim.consumer import Lock
 from smmu_lab.sim.driver import poll, poll_step
 from smmu_lab.sim.queue import Ticket
 
@@ -30,16 +33,21 @@ class Polled:
         self.relax = costs.relax
         self.cost, self.sample, self.exits = read, sample, exits
 
-    def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
+    def seen(self, ticket: Ticket, t: int) -> int | None:
         """Poll until CONS covers the ticket."""
         if ticket.visible is None:
-            ticket.waiter = self.clock.signal("complete")
-            yield ticket.waiter
-        assert ticket.visible is not None
+            return None
         seen, reads = poll(t, ticket.visible, self.relax, self.cost, self.sample)
         self._count(reads)
         if self.exits:
             ticket.away += reads * self.cost
+        return seen
+
+    def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
+        """Poll, when the end is known."""
+        yield ticket.wait(self.clock, "complete")
+        seen = self.seen(ticket, t)
+        assert seen is not None
         return seen
 
     def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
@@ -54,15 +62,44 @@ class Polled:
             self.counts.exits_kernel += reads
 
 
+class MsiWord:
+    """The CMD_SYNC's own word in the guest's memory changes: the vCPU spins on it, without steps and without an exit.
+
+    Source: arm_smmu_cmdq_poll_until_msi, Linux 7.2 arm-smmu-v3.c.
+
+    Args:
+        register: how CONS is read when the queue is full.
+    """
+
+    def __init__(self, clock: Clock, costs: Costs, register: Polled | TrappedToVmm) -> None:
+        self.clock = clock
+        self.cost = costs.cons_shared
+        self.read = register.read
+
+    def seen(self, ticket: Ticket, t: int) -> int | None:
+        """Spin until the word is written."""
+        return None if ticket.visible is None else max(t, ticket.visible) + self.cost
+
+    def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
+        """Spin, when the end is known."""
+        yield ticket.wait(self.clock, "complete")
+        assert ticket.visible is not None
+        return max(t, ticket.visible) + self.cost
+
+
 class TrappedToVmm:
     """Each read of CONS exits to the VMM and takes its big lock, behind whoever consumes the queue."""
 
-    def __init__(self, clock: Clock, lock: BigLock, costs: Costs, counts: Counts) -> None:
+    def __init__(self, clock: Clock, lock: Lock, costs: Costs, counts: Counts) -> None:
         self.clock = clock
         self.lock = lock
         self.counts = counts
         self.relax = costs.relax
         self.exit, self.locked = costs.exit_user, costs.vmm_lock
+
+    def seen(self, ticket: Ticket, t: int) -> int | None:
+        """Every read asks for the lock, so it must be waited for."""
+        return None
 
     def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
         """Poll until CONS covers the ticket; a failed poll has held the lock for nothing."""

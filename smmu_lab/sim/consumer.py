@@ -1,22 +1,20 @@
-"""Who takes commands out of a guest's queue in software: the VMM under its big lock, or a kernel worker."""
+"""Who takes commands out of a guest's queue in software: the VMM under its big lock, or the kernel."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
-from smmu_lab.sim.handoff import Handoff, Kernel, commands, cut
+from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap, commands
 from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, CommandQueue, Group
-
-if TYPE_CHECKING:
-    from smmu_lab.sim.doorbell import TrapToKernel
+from smmu_lab.sim.thread import Doorbell, Drain
 
 
-class BigLock:
-    """The VMM's big lock (QEMU's BQL): one per VM, first come first served.
+class Lock:
+    """A lock that serves first come, first served: the VMM's big lock (QEMU's BQL), one per VM; a driver's spinlock.
 
     While its holder's end is known the next holder's start is arithmetic; else the next one waits to be called.
     """
@@ -48,76 +46,95 @@ class BigLock:
 class Vmm:
     """The VMM's handler of a PROD write: read, decode, hand over, until the queue is empty.
 
-    CONS moves as commands complete, but nobody can read it before the handler has let go of the lock.
+    CONS moves as commands complete, but nobody can read it before the handler has let go of the lock. The word of a
+    CMD_SYNC is in the guest's memory, and is written when everything before it is done.
     """
 
-    def __init__(self, lock: BigLock, kernel: Kernel, handoff: Handoff) -> None:
-        self.lock = lock
+    def __init__(self, kernel: Kernel, handoff: Handoff | MapUnmap) -> None:
         self.kernel = kernel
         self.handoff = handoff
 
-    def consume(self, group: Group, t: int) -> Generator[Any, Any, int]:
+    def consume(self, queue: CommandQueue, group: Group, t: int) -> Generator[Any, Any, int]:
         """Consume what the PROD write published: returns when the handler is through."""
-        kernel = self.kernel
+        kernel, handoff = self.kernel, self.handoff
         kernel.begin()
-        works = group.works
-        end = yield from self.handoff.consume(works, t)
-        read = t + self.handoff.reading(works)
-        handed = read + kernel.handoff
-        group.queue.drained(
-            [group],
-            t,
-            end,
-            [(CONSUME, read), (HANDOFF, handed), (QUEUE, end - kernel.execute), (EXECUTE, end)],
-        )
+        drain = Drain([group], t)
+        if isinstance(handoff, MapUnmap):
+            end = yield from handoff.consume(group.tickets, t)
+        else:
+            works = group.works
+            ends = yield from handoff.consume(works, t)
+            end = ends[-1]
+            read = t + handoff.reading(works)
+            drain.edges = [
+                (CONSUME, read),
+                (HANDOFF, read + kernel.handoff),
+                (QUEUE, end - kernel.execute),
+                (EXECUTE, end),
+            ]
+            if queue.by_msi:
+                for ticket, written in zip(group.tickets, ends, strict=True):
+                    ticket.edges = ticket.edges + drain.edges
+                    ticket.complete(written)
+        queue.complete(drain, end)
         return end
 
 
-def kernel_worker(queue: CommandQueue, doorbell: TrapToKernel, host: Drains) -> Generator[Any, Any, None]:
-    """A kernel thread that sleeps until the doorbell rings, and drains the queue until nothing is left.
-
-    The doorbell's flag is cleared before PROD is read, so a doorbell that rings meanwhile is seen (vhost_task,
-    Linux 7.2: VHOST_WORK_QUEUED).
-    """
+def kernel_worker(queue: CommandQueue, doorbell: Doorbell, host: Host) -> Generator[Any, Any, None]:
+    """What a kernel thread does for a queue: sleep until the doorbell rings, and drain until nothing is left."""
     while True:
-        t = yield from doorbell.wake()
-        while doorbell.rang(t) or doorbell.pending(t):
-            groups = doorbell.take(t)
-            end, edges = yield from host.drain(groups, t)
-            if queue.clock.peek() <= end:
-                yield queue.clock.turn(end, NOTIFY, host.kernel.party, "drain")
-            if groups:
-                queue.drained(groups, t, end, edges)
-            t = end
-        doorbell.sleep(t)
+        t = yield from doorbell.wait()
+        while drain := doorbell.take(t):
+            t = yield from host.execute(drain, t)
+            queue.complete(drain, t)
+        doorbell.done(t)
 
 
-class Drains:
-    """What a kernel worker does with the entries it finds: copy, rewrite, issue, wait for the CMD_SYNC."""
+class Host:
+    """What the kernel does with the entries that a consumer takes up: copy, rewrite, issue, wait for the CMD_SYNC.
 
-    def __init__(self, kernel: Kernel, approach: Approach, costs: Costs) -> None:
+    Args:
+        requests: how requests of virtio-iommu are served; a queue of commands has none.
+    """
+
+    def __init__(
+        self, clock: Clock, kernel: Kernel, approach: Approach, costs: Costs, requests: MapUnmap | None = None
+    ) -> None:
+        self.clock = clock
         self.kernel = kernel
-        self.capture = costs.capture
+        self.requests = requests
+        self.capture = costs.capture if approach.has_worker else 0
         self.fetch = 2 * costs.copy
         self.fix = costs.fix if approach.unsupported == "stop-and-fix" else 0
         self.attach = costs.vmm_ste if approach.unsupported == "stop-and-fix" else 0
 
-    def drain(self, groups: list[Group], t: int) -> Generator[Any, Any, tuple[int, list[tuple[int, int]]]]:
-        """One drain: returns its end, and the ends of its stages."""
+    def execute(self, drain: Drain, t: int) -> Generator[Any, Any, int]:
+        """Run what a drain took up, from `t` on: returns when all of it is complete."""
+        end = yield from self.run(drain, t)
+        if self.clock.peek() <= end:
+            yield self.clock.turn(end, NOTIFY, self.kernel.party, "drain")
+        return end
+
+    def run(self, drain: Drain, t: int) -> Generator[Any, Any, int]:
+        """`execute` in the caller's own context: nobody else need be waited for at the end."""
+        if self.requests is not None:
+            requests = [ticket for group in drain.groups for ticket in group.tickets]
+            return (yield from self.requests.consume(requests, t))
         kernel = self.kernel
         kernel.begin()
-        works = [work for group in groups for work in group.works]
-        entries = sum(work.entries for work in works)
+        works = [ticket.work for group in drain.groups for ticket in group.tickets]
+        entries = sum([work.entries for work in works])
         start = t
         read = t = t + self.capture + entries * self.fetch
-        fixes = sum((work.ste + work.other) * self.fix + work.ste * self.attach for work in works)
+        fixes = sum([(work.ste + work.other) * self.fix + work.ste * self.attach for work in works])
         t = kernel.spend(t, entries * kernel.convert + fixes)
         if array := commands(works):
-            t = yield from kernel.issue(t, cut(array, kernel.group), 0)
-        return t, [
+            t = yield from kernel.issue(t, kernel.lists(array), 0)
+        drain.edges = [
             (WAKE, start),
             (CONSUME, read),
             (HANDOFF, read + kernel.handoff),
             (QUEUE, t - kernel.execute),
             (EXECUTE, t),
         ]
+        return t

@@ -23,7 +23,7 @@ SYNC_TIMEOUT = nanoseconds("1s")
 class Work(NamedTuple):
     """One list as issue_cmdlist gets it: the counts of a `Batch`, with or without a CMD_SYNC.
 
-    `tail`: how many of the TLBIs follow the last ATC_INV.
+    `tail`: how many of the TLBIs follow the last ATC_INV; `leaf`, `vcmdq`: as in the batch.
     """
 
     tlbi: int
@@ -33,28 +33,36 @@ class Work(NamedTuple):
     sync: int
     entries: int
     tail: int = 0
+    leaf: bool = True
+    vcmdq: bool = True
 
 
 @cache
-def lists(batch: Batch) -> tuple[Work, ...]:
+def lists(batch: Batch, force_sync: bool = False) -> tuple[Work, ...]:
     """Cut a batch as arm_smmu_cmdq_batch_add does: full lists of 64 without, the rest with CMD_SYNC.
+
+    Args:
+        batch: what the driver submits.
+        force_sync: the SMMU has the erratum of ARM_SMMU_OPT_CMDQ_FORCE_SYNC: lists of 63, all with CMD_SYNC.
 
     >>> [work.entries for work in lists(Batch(tlbi=128))]
     [64, 65]
+    >>> [work.entries for work in lists(Batch(tlbi=128), force_sync=True)]
+    [64, 64, 3]
     """
     left = [batch.tlbi, batch.atc, batch.ste, batch.other]
     cut = []
     while True:
-        room = CMDQ_BATCH_ENTRIES
+        room = CMDQ_BATCH_ENTRIES - force_sync
         part = [0, 0, 0, 0]
         for k, have in enumerate(left):
             part[k] = min(have, room)
             room -= part[k]
             left[k] -= part[k]
-        sync = 0 if any(left) else 1
+        sync = int(force_sync or not any(left))
         tlbi, atc, ste, other = part
-        cut.append(Work(tlbi, atc, ste, other, sync, sum(part) + sync))
-        if sync:
+        cut.append(Work(tlbi, atc, ste, other, sync, sum(part) + sync, leaf=batch.leaf, vcmdq=batch.vcmdq))
+        if not any(left):
             return tuple(cut)
 
 

@@ -2,56 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import attrs
 
 from smmu_lab.record import Counts, Table
 from smmu_lab.scenario import Approach, Scenario, approach
 from smmu_lab.sim.clock import Clock, stream
-from smmu_lab.sim.completion import Polled, TrappedToVmm
-from smmu_lab.sim.consumer import BigLock, Drains, Vmm, kernel_worker
-from smmu_lab.sim.doorbell import Direct, TrapToKernel, TrapToVmm
-from smmu_lab.sim.handoff import Handoff, Kernel
+from smmu_lab.sim.completion import MsiWord, Polled, TrappedToVmm
+from smmu_lab.sim.consumer import Host, Lock, Vmm, kernel_worker
+from smmu_lab.sim.doorbell import KernelCall, TrapToKernel, TrapToVmm
+from smmu_lab.sim.doorbell import Polled as PolledDoorbell
+from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap
+from smmu_lab.sim.hardware import Direct, Overlay
 from smmu_lab.sim.host import HostCpus, HostQueue
 from smmu_lab.sim.queue import CommandQueue
+from smmu_lab.sim.smmu import Fifo, RoundRobin
+from smmu_lab.sim.thread import Doorbell, Thread
+from smmu_lab.sim.virtio import Kick, RequestQueue
 
-Path = tuple[CommandQueue, Polled | TrappedToVmm]
+Completion = Polled | TrappedToVmm | MsiWord
+Path = tuple[CommandQueue, Completion]
+
+ECMDQ_LOG2 = 8
+"""ECMDQ_MAX_SZ_SHIFT: 256 entries (Zhen Lei, [PATCH v2 1/2], 9 August 2023)."""
+
+
+@attrs.define
+class Machine:
+    """What all guests share under one approach.
+
+    Attributes:
+        engine: the SMMU's command engine.
+        threads: kernel threads by what they work for.
+        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others.
+    """
+
+    scenario: Scenario
+    row: Approach
+    clock: Clock
+    engine: Fifo
+    host: HostQueue
+    cpus: HostCpus
+    ops: Table
+    batches: Table
+    threads: dict[object, Thread] = attrs.Factory(dict)
+    paths: list[Path] = attrs.Factory(list)
+
+    def thread(self, row: Approach, guest: int, queue: int) -> Thread:
+        """The thread that works for a queue."""
+        key = {"queue": (guest, queue), "vm": guest, "host": None}[row.worker]
+        if key not in self.threads:
+            rng = stream(self.scenario.seed, guest, queue, "wake")
+            self.threads[key] = Thread(self.clock, row, self.scenario.costs, self.cpus, rng)
+        return self.threads[key]
+
+    def hardware_queue(self) -> Fifo:
+        """The engine that executes one more hardware queue."""
+        return Fifo(self.scenario.costs) if self.row.execution == "parallel" else self.engine
 
 
 class Guest:
     """One virtual machine under one approach.
 
-    Args:
-        shared: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others.
-
     Attributes:
         queues: its command queues; the hardware's first, then the one that traps.
         counts: what it caused.
-        ops: the record of operations, shared by all guests.
     """
 
-    def __init__(
-        self,
-        number: int,
-        scenario: Scenario,
-        row: Approach,
-        clock: Clock,
-        host: HostQueue,
-        cpus: HostCpus,
-        ops: Table,
-        batches: Table,
-        shared: list[Path],
-    ) -> None:
+    def __init__(self, number: int, machine: Machine) -> None:
         self.number = number
+        self.machine = machine
         self.counts = Counts()
-        self.ops = ops
-        self.scenario, self.clock, self.host, self.cpus, self.batches = scenario, clock, host, cpus, batches
-        self.lock = BigLock(clock)
+        self.lock = Lock(machine.clock)
         self.queues: list[CommandQueue] = []
-        if row.on_metal and shared:
-            self.paths = shared
+        row = machine.row
+        if row.on_metal and row.queues == "cmdq" and machine.paths:
+            self.paths = machine.paths
         else:
-            self.paths = [self._path(row) for _ in range(row.vcmdqs if row.queues == "cmdq+vcmdq" else 1)]
-            shared += self.paths
+            queues = {"cmdq+vcmdq": row.vcmdqs, "ecmdq": machine.scenario.vcpus}.get(row.queues, 1)
+            self.paths = [self._path(row) for _ in range(queues)]
+            machine.paths += self.paths
         self.trapped = self._path(approach(row.fallback)) if row.unsupported == "guest-routes" else None
 
     def route(self, accepted: bool, vcpu: int) -> Path:
@@ -64,35 +96,68 @@ class Guest:
         return self.paths[vcpu % len(self.paths)]
 
     def _path(self, row: Approach) -> Path:
-        scenario, clock, counts, costs = self.scenario, self.clock, self.counts, self.scenario.costs
-        kernel = Kernel(self.host, row, costs, counts, self.number << 16)
-        doorbell: Any
-        if row.doorbell == "trap-to-vmm":
-            handoff = Handoff(kernel, row, costs, scenario.workload.ats_devices)
-            doorbell = TrapToVmm(Vmm(self.lock, kernel, handoff), costs, counts)
-        elif row.doorbell == "trap-to-kernel":
-            rng = stream(scenario.seed, self.number, len(self.queues), "wake")
-            doorbell = TrapToKernel(clock, row, costs, counts, self.cpus, rng, self.number << 16)
-        else:
-            doorbell = Direct(self.host.engine, costs, counts)
-        completion: Polled | TrappedToVmm
-        if row.completion == "vmm-cons":
-            completion = TrappedToVmm(clock, self.lock, costs, counts)
-        elif row.completion == "kernel-cons":
-            completion = Polled(clock, costs, counts, costs.exit_kernel, costs.exit_kernel, exits=True)
-        elif row.completion == "shared-cons":
-            completion = Polled(clock, costs, counts, costs.cons_shared, costs.cons_shared, exits=False)
-        else:
-            completion = Polled(clock, costs, counts, costs.mmio_r, costs.mmio_r // 2, exits=False)
+        machine, counts = self.machine, self.counts
+        scenario, clock = machine.scenario, machine.clock
+        costs = scenario.costs
         number = len(self.queues)
+        name = self.number, number
+        party = (self.number << 16) + number
 
-        def log(*drain: int) -> None:
-            counts.drains += 1
-            self.batches.append((self.number, number, *drain))
-
+        kernel = Kernel(machine.host, row, costs, counts, party)
+        requests = MapUnmap(kernel, row, costs) if row.front == "virtio-iommu" else None
+        doorbell: Any
+        bell = None
+        if row.consumer == "vmm":
+            handoff = requests or Handoff(kernel, row, costs, scenario.workload.ats_devices)
+            doorbell = TrapToVmm(self.lock, Vmm(kernel, handoff), costs, counts)
+        elif row.consumer == "hardware":
+            engine = machine.hardware_queue()
+            doorbell = (
+                Direct(engine, costs) if row.unsupported != "stop-and-fix" else Overlay(clock, engine, kernel, costs)
+            )
+            if isinstance(engine, RoundRobin):
+                engine.add(doorbell.feed)
+        elif row.consumer == "kernel-caller":
+            doorbell = KernelCall(Host(clock, kernel, row, costs, requests), costs, counts)
+        else:
+            thread = machine.thread(row, self.number, number)
+            bell = Doorbell(clock, thread, counts, party, row.weight)
+            if requests is not None:
+                doorbell = Kick(bell, costs, counts, row)
+            elif row.doorbell == "polled":
+                doorbell = PolledDoorbell(bell, costs)
+            else:
+                doorbell = TrapToKernel(bell, costs, counts)
+        completion = self._completion(row)
         log2size = scenario.smmu.host_queue_log2 if row.on_metal else scenario.smmu.queue_log2
-        queue = CommandQueue(clock, log2size, costs.relax, doorbell.ring, completion.read, log)
+        if row.queues == "ecmdq":
+            log2size = ECMDQ_LOG2
+        queue: CommandQueue
+        if requests is not None:
+            queue = RequestQueue(clock, log2size, costs, counts, row, doorbell.ring, name, machine.batches)
+        else:
+            by_msi = row.completion == "msi-word"
+            advance: Callable[[int], None] = getattr(doorbell, "advance", lambda t: None)
+            ring, read = doorbell.ring, completion.read
+            queue = CommandQueue(clock, log2size, costs.relax, ring, read, name, advance, by_msi, machine.batches)
+        doorbell.queue = queue
         self.queues.append(queue)
-        if row.consumer == "kernel-worker":
-            clock.env.process(kernel_worker(queue, doorbell, Drains(kernel, row, costs)))
+        if bell is not None:
+            worker = row.consumer if callable(row.consumer) else kernel_worker
+            clock.env.process(worker(queue, bell, Host(clock, kernel, row, costs, requests)))
         return queue, completion
+
+    def _completion(self, row: Approach) -> Completion:
+        clock, counts, costs = self.machine.clock, self.counts, self.machine.scenario.costs
+        how = row.completion
+        if how == "msi-word":
+            how = {"vmm": "vmm-cons", "hardware": "device-cons"}.get(str(row.consumer), "kernel-cons")
+        register: Polled | TrappedToVmm
+        if how == "vmm-cons":
+            register = TrappedToVmm(clock, self.lock, costs, counts)
+        elif how == "kernel-cons":
+            register = Polled(clock, costs, counts, costs.exit_kernel, costs.exit_kernel, exits=True)
+        else:
+            read = costs.mmio_r if how == "device-cons" else costs.cons_shared
+            register = Polled(clock, costs, counts, read, read // 2, exits=False)
+        return MsiWord(clock, costs, register) if row.completion == "msi-word" else register

@@ -6,48 +6,74 @@ from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from smmu_lab.arch import CMDQ_BATCH_ENTRIES
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.host import HostQueue
+from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, Ticket
 
 
-def host_list(tlbi: int, atc: int, tail: int = 0) -> Work:
+def host_list(tlbi: int, atc: int, tail: int = 0, leaf: bool = True) -> Work:
     """A list of the host's, with its CMD_SYNC."""
-    return Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail)
+    return Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail, leaf)
 
 
 ONE_TLBI = host_list(1, 0)
 
-Commands = tuple[tuple[int, int], ...]
-"""Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again."""
+Commands = tuple[tuple[int, int, bool], ...]
+"""Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again; and whether the TLBIs are leaf."""
 
 
 def commands(works: Sequence[Work]) -> Commands:
     """What lists have for the host."""
-    return tuple([(work.tlbi, work.atc) for work in works if work.tlbi or work.atc])
+    return tuple([(work.tlbi, work.atc, work.leaf) for work in works if work.tlbi or work.atc])
+
+
+_APART: dict[str, Callable[[bool, bool], object]] = {
+    "none": lambda tlbi, leaf: None,
+    "force-sync": lambda tlbi, leaf: None,
+    "tlbi-apart": lambda tlbi, leaf: tlbi,
+    "leaf-apart": lambda tlbi, leaf: (tlbi, tlbi and leaf),
+}
+"""What must not be in one list with other things, by erratum."""
 
 
 @lru_cache(maxsize=4096)
-def cut(array: Commands, group: int) -> tuple[Work, ...]:
+def cut(array: Commands, group: int, errata: str = "none") -> tuple[Work, ...]:
     """Cut commands into lists of the host, in order; no commands are one list that is only a CMD_SYNC.
 
-    >>> [(work.tlbi, work.atc, work.tail) for work in cut(((64, 0), (0, 2), (3, 0)), 63)]
+    >>> array = ((64, 0, True), (0, 2, True), (3, 0, False))
+    >>> [(work.tlbi, work.atc, work.tail) for work in cut(array, 63)]
     [(63, 0, 63), (4, 2, 3)]
+    >>> [(work.tlbi, work.atc) for work in cut(array, 63, "tlbi-apart")]
+    [(63, 0), (1, 0), (0, 2), (3, 0)]
     """
+    apart = _APART[errata]
     made = []
     tlbi = atc = tail = 0
-    for more_tlbi, more_atc in array:
-        while more_tlbi or more_atc:
-            if some := min(more_tlbi, group - tlbi - atc):
-                more_tlbi, tlbi, tail = more_tlbi - some, tlbi + some, tail + some
-            if some := min(more_atc, group - tlbi - atc):
-                more_atc, atc, tail = more_atc - some, atc + some, 0
-            if tlbi + atc == group:
-                made.append(host_list(tlbi, atc, tail))
+    leaf = True
+    kind: object = None
+    for more_tlbi, more_atc, more_leaf in array:
+        for is_tlbi, more in ((True, more_tlbi), (False, more_atc)):
+            if not more:
+                continue
+            before, kind = kind, apart(is_tlbi, more_leaf)
+            if kind != before and tlbi + atc:
+                made.append(host_list(tlbi, atc, tail, leaf))
                 tlbi = atc = tail = 0
+            while more:
+                some = min(more, group - tlbi - atc)
+                more -= some
+                if is_tlbi:
+                    tlbi, tail, leaf = tlbi + some, tail + some, more_leaf
+                else:
+                    atc, tail = atc + some, 0
+                if tlbi + atc == group:
+                    made.append(host_list(tlbi, atc, tail, leaf))
+                    tlbi = atc = tail = 0
     if tlbi or atc or not made:
-        made.append(host_list(tlbi, atc, tail))
+        made.append(host_list(tlbi, atc, tail, leaf))
     return tuple(made)
 
 
@@ -64,6 +90,8 @@ class Kernel:
         self.counts = counts
         self.party = party
         self.group = min(approach.host_group or host.size - 1, host.size - 1)
+        if host.errata == "force-sync":
+            self.group = min(self.group, CMDQ_BATCH_ENTRIES - 1)
         self.enter, self.copy, self.convert = costs.ioctl, costs.copy, costs.conv
         self.handoff = self.execute = 0
 
@@ -94,8 +122,12 @@ class Kernel:
 
     def array(self, t: int, array: Commands) -> Generator[Any, Any, int]:
         """One ioctl for an array of commands."""
-        t = self.ioctl(t, sum(map(sum, array)))
-        return (yield from self.issue(t, cut(array, self.group), self.convert))
+        t = self.ioctl(t, sum([tlbi + atc for tlbi, atc, _ in array]))
+        return (yield from self.issue(t, self.lists(array), self.convert))
+
+    def lists(self, array: Commands) -> Sequence[Work]:
+        """The host's lists for an array of commands."""
+        return cut(array, self.group, self.host.errata)
 
     def one_by_one(self, t: int, number: int, decode: int, works: Sequence[Work]) -> Generator[Any, Any, int]:
         """For each of `number` commands: the VMM decodes it, and one ioctl issues `works`.
@@ -104,7 +136,7 @@ class Kernel:
         """
         if not number:
             return t
-        if not self.host.sole:
+        if not self.host.sole or self.host.clock.trail is not None:
             for _ in range(number):
                 t = self.ioctl(t + decode, 1)
                 t = yield from self.issue(t, works, self.convert)
@@ -126,14 +158,14 @@ class Handoff:
         self.decode = costs.vmm_cmd
         self.attach = costs.vmm_ste
         self.per_entry = costs.conv + 2 * costs.copy
-        self.held: list[tuple[int, int]] = []  # array-at-sync: commands read whose CMD_SYNC has not come yet
+        self.held: Commands = ()  # array-at-sync: commands read whose CMD_SYNC has not come yet
         self.per_tlbi, self.per_atc = [ONE_TLBI], [host_list(0, 1)]
         if approach.handoff == "marshalled" and ats_devices:
             # arm_smmu_cache_invalidate_user of the v1 patch: a TLBI falls through to arm_smmu_atc_inv_domain, which
             # sends an ATC_INV to every device of the domain; an ATC_INV is nothing else.
             self.per_atc = [host_list(0, ats_devices)]
             self.per_tlbi = [ONE_TLBI, *self.per_atc]
-        self.consume: Callable[[Sequence[Work], int], Generator[Any, Any, int]] = {
+        self.consume: Callable[[Sequence[Work], int], Generator[Any, Any, list[int]]] = {
             "marshalled": self._per_command,
             "per-command": self._per_command,
             "array": self._array,
@@ -147,33 +179,74 @@ class Handoff:
             return 0
         return sum([work.entries * self.decode + work.ste * self.attach for work in works])
 
-    def _per_command(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
+    def _per_command(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
+        ends = []
         for work in works:
             t = yield from self.kernel.one_by_one(t, work.tlbi, self.decode, self.per_tlbi)
             t = yield from self.kernel.one_by_one(t, work.atc, self.decode, self.per_atc)
             t += (work.ste + work.other + work.sync) * self.decode + work.ste * self.attach
-        return t
+            ends.append(t)
+        return ends
 
-    def _array(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
+    def _array(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
         t += self.reading(works)
         if array := commands(works):
             t = yield from self.kernel.array(t, array)
-        return t
+        return [t] * len(works)
 
-    def _array_at_sync(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
+    def _array_at_sync(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
+        ends = []
         for work in works:
             t += self.reading((work,))
             self.held += commands((work,))
             if work.sync and self.held:
-                t = yield from self.kernel.array(t, tuple(self.held))
-                self.held.clear()
-        return t
+                t = yield from self.kernel.array(t, self.held)
+                self.held = ()
+            ends.append(t)
+        return ends
 
-    def _queue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
+    def _queue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
         """The kernel copies entry after entry from the guest's queue, then CONS back; what it may not run, it skips.
 
         Source: the v2 patch of May 2023 (17/17), arm_smmu_fix_user_cmd; costs as composed in NUMBERS section 5.1.
         """
         kernel = self.kernel
         t = kernel.spend(kernel.ioctl(t, 0), sum([work.entries for work in works]) * self.per_entry)
-        return (yield from kernel.issue(t, cut(commands(works), kernel.group), 0))
+        t = yield from kernel.issue(t, kernel.lists(commands(works)), 0)
+        return [t] * len(works)
+
+
+class MapUnmap:
+    """What the host does for a request of virtio-iommu: its own map or unmap, and the invalidation after an unmap.
+
+    Each request is done when its work is: the used ring is written then.
+    """
+
+    def __init__(self, kernel: Kernel, approach: Approach, costs: Costs) -> None:
+        self.kernel = kernel
+        self.take = costs.vq_take
+        self.by_ioctl = approach.consumer == "vmm"
+        self.map, self.pin = costs.host_map, costs.pin
+        self.unmap, self.unpin = costs.host_unmap, costs.unpin
+
+    def consume(self, requests: Sequence[Ticket], t: int) -> Generator[Any, Any, int]:
+        """Serve requests in order, the first from `t` on: returns when the last is done."""
+        kernel = self.kernel
+        for ticket in requests:
+            request = ticket.work
+            kernel.begin()
+            edges = [*ticket.edges, (WAKE, t), (CONSUME, t + self.take)]
+            t += self.take
+            if self.by_ioctl:
+                t = kernel.ioctl(t, 0)
+            if request.batches:
+                t = kernel.spend(t, self.unmap + request.pages * self.unpin)
+                for batch in request.batches:
+                    t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0)
+            else:
+                t = kernel.spend(t, self.map + request.pages * self.pin)
+            handed = edges[-1][1] + kernel.handoff
+            ticket.edges = [*edges, (HANDOFF, handed), (QUEUE, t - kernel.execute), (EXECUTE, t)]
+            if ticket is not requests[-1]:  # whose end is that of the drain
+                ticket.complete(t)
+        return t

@@ -4,59 +4,70 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.driver import Work
-from smmu_lab.sim.queue import CommandQueue, Group
-from smmu_lab.sim.smmu import Engine, Feed
+from smmu_lab.sim.queue import CommandQueue, Group, Ticket
+from smmu_lab.sim.smmu import Feed, Fifo
+
+if TYPE_CHECKING:
+    from smmu_lab.sim.thread import Thread
 
 
 class HostQueue:
     """The physical CMDQ with the host's driver in front of it: the same algorithm as in the guest.
 
     Args:
+        errata: what its SMMU cannot take in one list.
         sole: one thread at a time can be in it, and nothing else reaches the engine. Then nobody gathers and the
             algorithm is arithmetic; no event is needed.
     """
 
-    def __init__(self, clock: Clock, engine: Engine, costs: Costs, log2size: int, sole: bool) -> None:
+    def __init__(
+        self, clock: Clock, engine: Fifo, costs: Costs, log2size: int, errata: str = "none", sole: bool = False
+    ) -> None:
         self.clock = clock
         self.engine = engine
-        self.feed = Feed()
+        self.feed = Feed(self._finish)
         self.size = 1 << log2size
+        self.errata = errata
         self.sole = sole
-        self.post, self.read = costs.mmio_w, costs.mmio_r
-        self.write = max(0, costs.hsubmit - costs.mmio_w)  # hsubmit is the whole insertion, PROD write included
-        self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons)
+        self.post, self.read = min(costs.mmio_w, costs.hsubmit), costs.mmio_r
+        self.write = costs.hsubmit - self.post  # hsubmit is the whole insertion, PROD write included
+        self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons, advance=engine.advance)
 
     def call(self, t: int, work: Work, party: int, counts: Counts) -> Generator[Any, Any, int]:
         """One issue call with CMD_SYNC: returns when its completion is seen."""
         counts.host_syncs += 1
         counts.host_commands += work.entries
         if self.sole:
-            return t + self.alone(work)
+            end = t + self.alone(work)
+            self.clock.note("host", divmod(party, 1 << 16), t, end, work)
+            return end
         ticket = yield from self.queue.insert(t, work, self.write, party)
-        if ticket.visible is None:
-            ticket.waiter = self.clock.signal("owner")
-            yield ticket.waiter
-        assert ticket.visible is not None
-        self.queue.leave(ticket.visible)
-        return ticket.visible
+        seen = ticket.visible
+        if seen is None:
+            yield ticket.wait(self.clock, "owner")
+            seen = ticket.visible
+        assert seen is not None
+        self.queue.leave(seen, ticket)
+        self.clock.note("host", divmod(party, 1 << 16), t, seen, work)
+        return seen
 
     def alone(self, work: Work) -> int:
         """Time of a call that meets nobody, ns."""
         return self.write + self.post + self.engine.alone(work)
 
-    def _ring(self, group: Group, t: int) -> Generator[Any, Any, int]:
-        for ticket in group.tickets:
-            done = self.engine.run(self.feed, t + self.post, ticket.work)[1]
-            self.queue.consumed(done, ticket.work.entries)
-            ticket.complete(ticket.edges, done)
+    def _ring(self, group: Group, t: int) -> int:
+        self.engine.post(self.feed, t + self.post, group)
         return t + self.post
-        yield
+
+    def _finish(self, ticket: Ticket, start: int, done: int) -> None:
+        self.queue.consumed(done, ticket.work.entries)
+        ticket.complete(done)
 
     def _read_cons(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
         return t + self.read // 2, t + self.read
@@ -64,15 +75,23 @@ class HostQueue:
 
 
 class HostCpus:
-    """The host CPUs that kernel workers run on; a worker waits its turn for one."""
+    """The host CPUs that kernel workers run on.
+
+    A worker waits its turn for one. A worker that only looks for more gives its CPU to one that asks.
+    """
 
     def __init__(self, clock: Clock, number: int) -> None:
         self.clock = clock
         self.idle = number
         self.waiting: deque[Any] = deque()
+        self.looking: list[Thread] = []  # in the order in which they began
 
     def take(self, t: int) -> Generator[Any, Any, int]:
         """Get a CPU: returns when."""
+        for thread in [each for each in self.looking if each.until <= t]:
+            self._stop(thread, thread.until)
+        if not self.idle and self.looking:
+            self._stop(self.looking[0], t)
         if self.idle:
             self.idle -= 1
             return t
@@ -86,3 +105,15 @@ class HostCpus:
             self.waiting.popleft().succeed(t)
         else:
             self.idle += 1
+
+    def look(self, thread: Thread) -> bool:
+        """A thread wants to keep its CPU to look for more: may it?"""
+        if self.waiting:
+            return False
+        self.looking.append(thread)
+        return True
+
+    def _stop(self, thread: Thread, t: int) -> None:
+        self.looking.remove(thread)
+        self.idle += 1
+        thread.sleeps(t)

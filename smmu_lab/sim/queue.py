@@ -8,11 +8,14 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smmu_lab.record import STAGES
+from smmu_lab.record import STAGES, Table
 from smmu_lab.sim.clock import ALLOCATE, PUBLISH, READ_CONS, Clock
 from smmu_lab.sim.driver import Work, poll
+
+if TYPE_CHECKING:
+    from smmu_lab.sim.thread import Drain
 
 BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, COMPLETE, STOLEN = range(len(STAGES))
 
@@ -34,7 +37,7 @@ class Ticket:
         "written",
     )
 
-    def __init__(self, work: Work, end: int, written: int, space: int) -> None:
+    def __init__(self, work: Any, end: int, written: int, space: int) -> None:
         self.work = work
         self.end = end  # PROD after it
         self.written = written
@@ -47,12 +50,17 @@ class Ticket:
         self.blocked = 0  # of which asleep on the VMM's lock
         self.behind = 0  # of which after CONS had moved
 
-    def complete(self, edges: list[tuple[int, int]], visible: int) -> None:
-        """CONS covers this list from `visible` on."""
-        self.edges = edges
+    def complete(self, visible: int) -> None:
+        """Its end can be seen from `visible` on."""
         self.visible = visible
         if self.waiter is not None:
             self.waiter.succeed()
+
+    def wait(self, clock: Clock, cause: str) -> Any:
+        """An event at which its end is known."""
+        if self.waiter is None:
+            self.waiter = clock.signal(cause)
+        return self.waiter
 
     def share(self, stage: list[int], start: int, until: int) -> None:
         """Share the time of one issue call among the stages, to the last nanosecond.
@@ -79,20 +87,34 @@ class Ticket:
 class Group:
     """The lists that one PROD write publishes: the owner's, and those of the riders it gathered."""
 
-    __slots__ = ("edges", "published", "queue", "seen_from", "tickets", "written")
+    __slots__ = ("captured", "published", "tickets", "written")
 
-    def __init__(self, queue: CommandQueue) -> None:
-        self.queue = queue
-        self.tickets: list[Ticket] = []
-        self.written = 0
+    def __init__(self, ticket: Ticket) -> None:
+        self.tickets = [ticket]
+        self.written = ticket.written
         self.published = 0
-        self.seen_from = 0  # when a kernel worker can see the PROD write
-        self.edges: list[tuple[int, int]] = []
+        self.captured = 0  # when a kernel worker can see the PROD write
+
+    def ride(self, ticket: Ticket) -> None:
+        """One more list, behind the owner's."""
+        self.tickets.append(ticket)
+        if ticket.written > self.written:
+            self.written = ticket.written
 
     @property
-    def works(self) -> list[Work]:
+    def works(self) -> list[Any]:
         """The lists themselves, in queue order."""
         return [ticket.work for ticket in self.tickets]
+
+    @property
+    def entries(self) -> int:
+        """Entries of all lists."""
+        return sum([ticket.work.entries for ticket in self.tickets])
+
+    def leaves(self, edges: list[tuple[int, int]]) -> None:
+        """The ends of its first stages, up to the doorbell."""
+        for ticket in self.tickets:
+            ticket.edges = edges
 
 
 class CommandQueue:
@@ -104,11 +126,14 @@ class CommandQueue:
         clock: the simulation's time.
         log2size: log2 of the number of entries.
         relax: cost of one cpu_relax, ns.
-        ring: generator that carries a published `Group` out of the guest at a time, and returns when the writer of PROD
-            runs on.
+        ring: carries a published `Group` out of the guest at a time, and returns when the writer of PROD runs on; where
+            that must be waited for, a generator does.
         read_cons: generator that reads the CONS register at a time, and returns when the value was taken and when it is
             there.
-        log: called at the end of each drain with (rung, start, end, commands, syncs, prod captured, cons stored).
+        name: (guest, number in the guest); the host's own is ``()``.
+        advance: brings CONS up to a time, where its moves are worked out late.
+        by_msi: a CMD_SYNC's own word tells its end, so the shadow of CONS moves there, not to a CONS that was read.
+        batches: the record of drains.
     """
 
     def __init__(
@@ -116,24 +141,31 @@ class CommandQueue:
         clock: Clock,
         log2size: int,
         relax: int,
-        ring: Callable[[Group, int], Generator[Any, Any, int]],
+        ring: Callable[[Group, int], int | Generator[Any, Any, int]],
         read_cons: Callable[[int], Generator[Any, Any, tuple[int, int]]],
-        log: Callable[..., None] = lambda *_: None,
+        name: tuple[int, ...] = (),
+        advance: Callable[[int], None] = lambda t: None,
+        by_msi: bool = False,
+        batches: Table | None = None,
     ) -> None:
         self.clock = clock
         self.size = 1 << log2size
         self.relax = relax
         self.ring = ring
         self.read_cons = read_cons
-        self.log = log
-        self.prod = self.shadow = self.cons = self.origin = 0
+        self.name = name
+        self.advance = advance
+        self.by_msi = by_msi
+        self.batches = batches
+        self.drains = 0
+        self.prod = self.shadow = self.cons = self.settled = self.origin = 0
         self.doorbells = 0
         self.gathering: Group | None = None  # set while OWNED is
         self.released: int | None = 0  # when owner_prod reached the end of the last publication
         self.heir: Any = None  # the next owner, waiting for that
         self.moves: deque[tuple[int, int]] = deque()  # (time, CONS from then on)
         self.holders = 0  # shared holders of the queue's lock: CPUs that wait for a CMD_SYNC
-        self.leaving: list[int] = []  # when they let go of it
+        self.leaving: list[tuple[int, int]] = []  # when they let go of it, and the end of their lists
         self.watching: list[Any] = []  # CPUs that wait for room until they have
 
     def register(self, count: int) -> int:
@@ -143,7 +175,7 @@ class CommandQueue:
     def begin(self, index: int) -> None:
         """Start with PROD and CONS at an index, if nothing was published yet."""
         if not self.doorbells:
-            self.prod = self.shadow = self.cons = self.origin = index
+            self.prod = self.shadow = self.cons = self.settled = self.origin = index
 
     # -- insertion -------------------------------------------------------------------------------------------------
 
@@ -163,16 +195,37 @@ class CommandQueue:
         if clock.peek() <= t:
             yield clock.turn(t, ALLOCATE, party, "allocate")
         asked = t
-        self._settle(t)
+        if self.leaving and self.leaving[0][0] <= t:
+            self._settle(t)
         while self.size - (self.prod - self.shadow) < work.entries:
             t = yield from self._wait_not_full(t, party)
         ticket = self._allocate(work, t, write, t - asked)
-        group = self.gathering
-        if group is None:
-            yield from self._publish(ticket, party)
-        else:
-            group.tickets.append(ticket)
-            group.written = max(group.written, ticket.written)
+        if clock.trail is not None:
+            clock.note("issued", self.name, party, ticket)
+        written = ticket.written
+        if self.gathering is not None:
+            self.gathering.ride(ticket)
+            return ticket
+        self.gathering = group = Group(ticket)
+        if self.released is None:
+            self.heir = clock.signal("owner")
+            yield self.heir
+            self.heir = None
+        assert self.released is not None
+        t = written if written > self.released else self.released
+        if clock.peek() <= t:
+            yield clock.turn(t, PUBLISH, party, "publish")
+        self.gathering = self.released = None
+        if group.written > t:
+            t = group.written
+            if clock.peek() <= t:
+                yield clock.turn(t, PUBLISH, party, "riders")
+        resumed = self._write_prod(group, t)
+        if type(resumed) is not int:
+            resumed = yield from resumed
+        ticket.resumed = self.released = resumed
+        if self.heir is not None:
+            self.heir.succeed()
         return ticket
 
     def _allocate(self, work: Work, t: int, write: int, waited: int) -> Ticket:
@@ -184,32 +237,13 @@ class CommandQueue:
         self.holders += work.sync
         return Ticket(work, self.prod, t + write, waited)
 
-    def _publish(self, ticket: Ticket, party: int) -> Generator[Any, Any, None]:
-        """The owner's part: wait for the previous owner and for the riders, then write PROD for all."""
-        clock = self.clock
-        self.gathering = group = Group(self)
-        group.tickets.append(ticket)
-        group.written = ticket.written
-        if self.released is None:
-            self.heir = clock.signal("owner")
-            yield self.heir
-            self.heir = None
-        assert self.released is not None
-        t = max(ticket.written, self.released)
-        if clock.peek() <= t:
-            yield clock.turn(t, PUBLISH, party, "publish")
-        self.gathering = None
-        self.released = None
-        if group.written > t:
-            t = group.written
-            if clock.peek() <= t:
-                yield clock.turn(t, PUBLISH, party, "riders")
+    def _write_prod(self, group: Group, t: int) -> Any:
+        """The owner writes PROD for its group: when it runs on, or a generator that returns that."""
         group.published = t
         self.doorbells += 1
-        ticket.resumed = yield from self.ring(group, t)
-        self.released = ticket.resumed
-        if self.heir is not None:
-            self.heir.succeed()
+        if self.clock.trail is not None:
+            self.clock.note("published", self.name, t, group)
+        return self.ring(group, t)
 
     def republish(self, t: int, works: list[Work], write: int, party: int) -> Generator[Any, Any, Ticket]:
         """Publish lists by one PROD write, as they were recorded. Returns the ticket of the last one."""
@@ -219,18 +253,19 @@ class CommandQueue:
         self._settle(t)
         while self.size - (self.prod - self.shadow) < sum(work.entries for work in works):
             t = yield from self._wait_not_full(t, party)
-        group = Group(self)
-        group.published = t + write
-        self.doorbells += 1
+        t += write
+        tickets = []
         for work in works:
             self.prod += work.entries
-            group.tickets.append(Ticket(work, self.prod, group.published, 0))
-        ticket = group.tickets[-1]
-        self.holders += ticket.work.sync
-        if clock.peek() <= group.published:
-            yield clock.turn(group.published, PUBLISH, party, "publish")
-        ticket.resumed = yield from self.ring(group, group.published)
-        return ticket
+            tickets.append(Ticket(work, self.prod, t, 0))
+        group = Group(tickets[0])
+        group.tickets = tickets
+        self.holders += works[-1].sync
+        if clock.peek() <= t:
+            yield clock.turn(t, PUBLISH, party, "publish")
+        resumed = self._write_prod(group, t)
+        tickets[-1].resumed = resumed if type(resumed) is int else (yield from resumed)
+        return tickets[-1]
 
     # -- the shadow of CONS ------------------------------------------------------------------------------------------
 
@@ -238,46 +273,53 @@ class CommandQueue:
         """The consumer moves CONS over `entries` at `t`."""
         self.cons += entries
         self.moves.append((t, self.cons))
+        if self.clock.trail is not None:
+            self.clock.note("stored", self.name, t, self.cons)
 
-    def drained(self, groups: list[Group], start: int, end: int, edges: list[tuple[int, int]]) -> None:
-        """A consumer in software took these groups up at `start` and stores CONS at `end`."""
+    def complete(self, drain: Drain, end: int) -> None:
+        """A consumer in software stores CONS at `end`: it covers what was taken up."""
+        if not drain.groups:
+            return
         commands = syncs = 0
-        for group in groups:
-            group.edges += edges
+        for group in drain.groups:
             for ticket in group.tickets:
                 commands += ticket.work.entries
                 syncs += ticket.work.sync
-                ticket.complete(group.edges, end)
+                if ticket.visible is None:
+                    ticket.edges = ticket.edges + drain.edges
+                    ticket.complete(end)
         self.consumed(end, commands)
-        captured = groups[-1].tickets[-1].end
-        self.log(
-            groups[0].published,
-            start,
-            end,
-            commands,
-            syncs,
-            self.register(captured),
-            self.register(self.cons),
-        )
+        self.log(drain.groups[0].published, drain.start, end, commands, syncs, drain.groups[-1].tickets[-1].end)
 
-    def leave(self, t: int) -> None:
+    def log(self, rung: int, start: int, end: int, commands: int, syncs: int, captured: int) -> None:
+        """Record a drain that took what PROD covered when it was `captured`."""
+        self.drains += 1
+        if self.batches is not None:
+            mask = 2 * self.size - 1
+            self.batches.append((*self.name, rung, start, end, commands, syncs, captured & mask, self.cons & mask))
+
+    def leave(self, t: int, ticket: Ticket) -> None:
         """A waiter has seen its CMD_SYNC at `t` and lets go of the lock; the last one out writes the shadow CONS."""
-        heapq.heappush(self.leaving, t)
+        heapq.heappush(self.leaving, (t, ticket.end))
+        if self.clock.trail is not None:
+            self.clock.note("seen", self.name, t, ticket)
         for watcher in self.watching:
             watcher.succeed()
         self.watching.clear()
 
     def _settle(self, t: int) -> None:
         leaving = self.leaving
-        while leaving and leaving[0] <= t:
-            left = heapq.heappop(leaving)
+        while leaving and leaving[0][0] <= t:
+            left, end = heapq.heappop(leaving)
             self.holders -= 1
             if not self.holders:
-                self._read_shadow(left)
+                self.shadow = end if self.by_msi else self._cons_at(left)
 
-    def _read_shadow(self, t: int) -> None:
+    def _cons_at(self, t: int) -> int:
+        self.advance(t)
         while self.moves and self.moves[0][0] <= t:
-            self.shadow = self.moves.popleft()[1]
+            self.settled = self.moves.popleft()[1]
+        return self.settled
 
     def _wait_not_full(self, t: int, party: int) -> Generator[Any, Any, int]:
         """arm_smmu_cmdq_poll_until_not_full: read CONS if nobody holds the lock, else watch its shadow.
@@ -290,7 +332,7 @@ class CommandQueue:
             taken, t = yield from self.read_cons(t + 1)
             if self.clock.peek() <= t:
                 yield self.clock.turn(t, READ_CONS, party, "space")
-            self._read_shadow(taken)
+            self.shadow = self._cons_at(taken)
             return t
         step = self.relax or 1
         full = self.prod - self.shadow >= self.size
@@ -301,7 +343,7 @@ class CommandQueue:
                 self.watching.append(left)
                 yield left
                 continue
-            moved = max(seen + 1, *self.leaving)
+            moved = max(seen + 1, max(self.leaving)[0])
             seen = poll(t, moved, step, 0, 0)[0] if full else t + -(-(moved - t) // step) * step
             yield self.clock.turn(seen, READ_CONS, party, "space")
             self._settle(seen)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from smmu_lab.record import BATCHES, OPS, Run, Table
-from smmu_lab.scenario import Approach, Recorded, Scenario, Unmaps, approach
+from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, Unmaps, approach
 from smmu_lab.sim.clock import Clock
-from smmu_lab.sim.guest import Guest, Path
+from smmu_lab.sim.guest import Guest, Machine
 from smmu_lab.sim.host import HostCpus, HostQueue
-from smmu_lab.sim.smmu import Engine
+from smmu_lab.sim.smmu import Fifo, RoundRobin
 from smmu_lab.sim.vcpu import Vcpu
 
 
@@ -22,7 +22,7 @@ def simulate(scenario: Scenario, by: Approach | str) -> Run:
         The record of the run. The same scenario and approach give the same bits.
 
     Raises:
-        InvalidInput: there is no such approach.
+        InvalidInput: there is no such approach, or the scenario cannot run under it.
 
     >>> from smmu_lab.scenario import Scenario, Smmu, Unmaps
     >>> run = simulate(Scenario(workload=Unmaps(pages=128, ops=1), smmu=Smmu(ril=False)), "qemu-today")
@@ -30,39 +30,56 @@ def simulate(scenario: Scenario, by: Approach | str) -> Run:
     (3, 128, 128)
     """
     row = approach(by) if isinstance(by, str) else by
-    clock = Clock()
-    engine = Engine(scenario.costs)
-    sole = scenario.guests == 1 and not row.executes_directly
-    host = HostQueue(clock, engine, scenario.costs, scenario.smmu.host_queue_log2, sole)
+    return observed(scenario, row, Clock())
+
+
+def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
+    """`simulate` on a clock that somebody watches."""
+    if problems := scenario.refuses(row):
+        raise InvalidInput(problems)
+    costs, smmu, workload = scenario.costs, scenario.smmu, scenario.workload
+    engine = RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
+    sole = scenario.guests == 1 and not row.executes_directly and row.queues in ("cmdq", "virtqueue")
+    host = HostQueue(clock, engine, costs, smmu.host_queue_log2, smmu.errata, sole)
+    if isinstance(engine, RoundRobin):
+        engine.add(host.feed)
     cpus = HostCpus(clock, scenario.host.worker_cpus)
-    ops, batches = Table(OPS), Table(BATCHES)
-    shared: list[Path] = []
-    guests = [Guest(g, scenario, row, clock, host, cpus, ops, batches, shared) for g in range(scenario.guests)]
-    workload = scenario.workload
+    machine = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES))
+    guests = [Guest(number, machine) for number in range(scenario.guests)]
     for guest in guests:
         if isinstance(workload, Recorded) and workload.replay == "recorded":
             clock.env.process(Vcpu(scenario, guest, 0).replay(workload.publications()))
             continue
         for v in range(scenario.vcpus):
             vcpu = Vcpu(scenario, guest, v)
-            operations = workload.operations(v, scenario.smmu.ril)
-            lazy = isinstance(workload, Unmaps) and workload.lazy
-            clock.env.process(vcpu.lazy(operations, workload.ats_devices) if lazy else vcpu.strict(operations))
+            operations = workload.operations(v, smmu.ril)
+            if row.front == "virtio-iommu":
+                process = vcpu.requests(operations)
+            elif isinstance(workload, Unmaps) and workload.lazy:
+                process = vcpu.lazy(operations, workload.ats_devices)
+            else:
+                process = vcpu.strict(operations)
+            clock.env.process(process)
     clock.env.run()
-    for guest in guests:
-        guest.counts.doorbells = sum(queue.doorbells for queue in guest.queues)
-        guest.counts.commands = sum(queue.prod - queue.origin for queue in guest.queues)
-    queues = [
-        (guest.number, number, queue.register(queue.prod), queue.register(queue.cons))
-        for guest in guests
-        for number, queue in enumerate(guest.queues)
-    ]
-    return Run(
+    run = Run(
         scenario=scenario,
         approach=row,
-        ops=ops,
-        batches=batches,
+        ops=machine.ops,
+        batches=machine.batches,
         guests=tuple(guest.counts for guest in guests),
-        queues=tuple(queues),
+        queues=tuple(
+            (guest.number, number, queue.register(queue.prod), queue.register(queue.cons))
+            for guest in guests
+            for number, queue in enumerate(guest.queues)
+        ),
         events=dict(clock.events),
     )
+    for guest in guests:
+        guest.counts.drains = sum(queue.drains for queue in guest.queues)
+        guest.counts.doorbells = sum(queue.doorbells for queue in guest.queues)
+        guest.counts.commands = sum(queue.prod - queue.origin for queue in guest.queues)
+    if row.doorbell == "polled":
+        burnt = min(scenario.host.worker_cpus, len(machine.threads)) * run.duration // len(guests)
+        for guest in guests:
+            guest.counts.cpu_worker = burnt
+    return run

@@ -1,23 +1,41 @@
-"""The physical SMMU: one command engine, and what its queues have outstanding."""
+"""The physical SMMU: its command engine, first come first served or in turns, and what each queue has outstanding."""
 
 from __future__ import annotations
 
+import bisect
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from smmu_lab.scenario import Costs
+from smmu_lab.sim.clock import NOTIFY, Clock
 from smmu_lab.sim.driver import Work
+
+if TYPE_CHECKING:
+    from smmu_lab.sim.queue import Group, Ticket
 
 
 class Feed:
-    """What one hardware queue has outstanding: CMD_SYNCs complete in order, and after the ATC_INVs before them."""
+    """What one hardware queue has outstanding: CMD_SYNCs complete in order, and after the ATC_INVs before them.
 
-    __slots__ = ("answered", "completed")
+    Args:
+        finish: called for each list with its ticket, when its first entry started, and when the last one is complete as
+            the queue's CONS tells it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("answered", "backlog", "completed", "finish", "number")
+
+    number: int  # in the order of turns
+
+    def __init__(self, finish: Callable[[Ticket, int, int], None]) -> None:
+        self.finish = finish
         self.answered = 0
         self.completed = 0
+        self.backlog: deque[Turns] = deque()
 
 
-class Engine:
-    """The command engine: it runs the entries of all its queues one after another, in order of arrival.
+class Fifo:
+    """The command engine: it runs the lists of all its queues one after another, in order of arrival.
 
     A CMD_SYNC keeps the engine busy for `sync_occ`; its completion is seen `t_sync - sync_occ` later, while the engine
     goes on. So n CPUs can overlap their waits: the engine's occupancy bounds the rate, not the latency.
@@ -29,8 +47,14 @@ class Engine:
         self.occupancy = costs.sync_occ
         self.latency = costs.t_sync - costs.sync_occ
 
+    def post(self, feed: Feed, arrival: int, group: Group) -> None:
+        """The PROD write of a group arrives; calls come in the order of `arrival`."""
+        for ticket in group.tickets:
+            start, done = self.run(feed, arrival, ticket.work)
+            feed.finish(ticket, start, done)
+
     def run(self, feed: Feed, arrival: int, work: Work) -> tuple[int, int]:
-        """Run the entries of one list; calls come in the order of `arrival`.
+        """Run the entries of one list.
 
         Returns:
             When the first entry starts, and when the last one is complete as the queue's CONS tells it, ns.
@@ -44,12 +68,174 @@ class Engine:
             self.free = end
             return start, end
         self.free = end = end + self.occupancy
-        done = max(end, feed.answered) + self.latency
-        feed.completed = done = max(done, feed.completed)
-        return start, done
+        return start, self.retire(feed, end)
+
+    def retire(self, feed: Feed, end: int) -> int:
+        """When a CMD_SYNC is complete that the engine is through with at `end`."""
+        done = (end if end > feed.answered else feed.answered) + self.latency
+        feed.completed = done = done if done > feed.completed else feed.completed
+        return done
 
     def alone(self, work: Work) -> int:
         """Time of a list with its CMD_SYNC on an idle engine, ns."""
         issued = work.tlbi * self.t_tlbi + work.atc * self.t_atc
         answer = self.atc_rtt - work.tail * self.t_tlbi if work.atc else 0
         return issued + max(self.occupancy, answer) + self.latency
+
+    def advance(self, until: int) -> None:
+        """Nothing is left to be worked out: every end is known on arrival."""
+
+
+class Turns:
+    """A list in a queue that is served in turns: runs of [cost of a command, how many are left, awaits an answer]."""
+
+    __slots__ = ("feed", "left", "runs", "start", "ticket", "time")
+
+    def __init__(self, feed: Feed, ticket: Ticket, engine: Fifo) -> None:
+        work = ticket.work
+        self.feed = feed
+        self.ticket = ticket
+        self.start = -1
+        tail = work.tail if work.atc else 0
+        runs = (
+            [engine.t_tlbi, work.tlbi - tail, False],
+            [engine.t_atc, work.atc, True],
+            [engine.t_tlbi, tail, False],
+            [engine.occupancy, work.sync, False],
+        )
+        self.runs = [run for run in runs if run[1]]
+        self.left = sum([run[1] for run in self.runs])
+        self.time = sum([run[0] * run[1] for run in self.runs])  # of all that are left, ns
+
+    def first(self, commands: int) -> int:
+        """Time on the engine of the next so many commands, ns."""
+        if commands == self.left:
+            return self.time
+        total = 0
+        for cost, count, _ in self.runs:
+            some = min(commands, count)
+            total += some * cost
+            commands -= some
+        return total
+
+
+class RoundRobin(Fifo):
+    """The command engine takes one command of each queue in turn.
+
+    It is served lazily: at each arrival it is advanced to that time by arithmetic, and predicts when the next list will
+    end; an arrival that overtakes a prediction makes it void. A command that arrives at the instant of a choice takes
+    part in it.
+    """
+
+    def __init__(self, clock: Clock, costs: Costs) -> None:
+        super().__init__(costs)
+        self.clock = clock
+        self.feeds: list[Feed] = []
+        self.heads: list[Turns] = []  # the first list of each queue that has one, in the order of turns
+        self.last = -1  # whose turn it was
+        self.predicted = -1
+
+    def add(self, feed: Feed) -> None:
+        """One more queue, the last in the order of turns."""
+        feed.number = len(self.feeds)
+        self.feeds.append(feed)
+
+    def post(self, feed: Feed, arrival: int, group: Group) -> None:
+        """The PROD write of a group arrives; calls come in the order of `arrival`."""
+        if self.heads:
+            self.advance(arrival)
+        if not self.heads and self.free < arrival:
+            self.free = arrival
+        waits = bool(feed.backlog)
+        for ticket in group.tickets:
+            feed.backlog.append(Turns(feed, ticket, self))
+        if waits:
+            return
+        self._line_up(feed)
+        self._predict()
+
+    def _line_up(self, feed: Feed) -> None:
+        """The first list of a queue gets into the order of turns."""
+        first, number = self.last + 1, len(self.feeds)
+        bisect.insort(self.heads, feed.backlog[0], key=lambda head: (head.feed.number - first) % number)
+
+    def advance(self, until: int) -> None:
+        """Make every choice that comes before `until`."""
+        heads = self.heads
+        while heads and self.free < until:
+            spare = until - self.free
+            turn = sum([head.runs[0][0] for head in heads])
+            rounds = min([head.runs[0][1] for head in heads]) - 1
+            if turn * rounds > spare:
+                rounds = spare // turn
+            if rounds > 0:
+                free = self.free
+                for head in heads:
+                    if head.start < 0:
+                        head.start = free
+                    run = head.runs[0]
+                    free += run[0]
+                    run[1] -= rounds
+                    head.left -= rounds
+                    head.time -= rounds * run[0]
+                self.free += rounds * turn
+                self.last = heads[-1].feed.number
+            for _ in range(len(heads)):
+                if self.free >= until:
+                    return
+                if self._take():
+                    break
+
+    def _take(self) -> bool:
+        """One command of the queue whose turn it is; whether it was the last of its list."""
+        head = self.heads.pop(0)
+        feed = head.feed
+        self.last = feed.number
+        if head.start < 0:
+            head.start = self.free
+        run = head.runs[0]
+        self.free += run[0]
+        run[1] -= 1
+        head.left -= 1
+        head.time -= run[0]
+        if not run[1]:
+            if run[2]:
+                feed.answered = self.free + self.atc_rtt
+            head.runs.pop(0)
+        if head.runs:
+            self.heads.append(head)
+            return False
+        feed.backlog.popleft()
+        if feed.backlog:
+            self.heads.append(feed.backlog[0])
+        feed.finish(head.ticket, head.start, self.retire(feed, self.free) if head.ticket.work.sync else self.free)
+        return True
+
+    def _next_end(self) -> int:
+        """When the next list ends, if nothing arrives: that with the fewest commands left, the nearest turn first."""
+        heads = self.heads
+        if len(heads) == 1:
+            return self.free + heads[0].time
+        fewest = min([head.left for head in heads])
+        end, others = self.free, 0
+        for head in heads:
+            end += head.first(fewest - others)
+            if head.left == fewest:
+                others = 1
+        return end
+
+    def _predict(self) -> None:
+        end = self._next_end() if self.heads else -1
+        if end not in (-1, self.predicted):
+            turn = self.clock.turn(end, NOTIFY, 0, "arbiter")
+            turn.callbacks.append(self._arrive)
+        self.predicted = end
+
+    def _arrive(self, turn: Any) -> None:
+        now = self.clock.now
+        if now == self.predicted:
+            self.predicted = -1
+            self.advance(now)
+            if self.heads and self._next_end() == now:
+                self.advance(now + 1)  # commands that take no time
+            self._predict()

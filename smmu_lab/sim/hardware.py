@@ -1,0 +1,123 @@
+"""Queues that the hardware runs itself: the device's page is mapped, and a PROD write is a posted write to it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+from smmu_lab.scenario import Costs
+from smmu_lab.sim.clock import SUBMIT, Clock
+from smmu_lab.sim.driver import Work
+from smmu_lab.sim.handoff import ONE_TLBI, Kernel, host_list
+from smmu_lab.sim.queue import DOORBELL, EXECUTE, GATHER, HANDOFF, QUEUE, WAKE, CommandQueue, Group, Ticket
+from smmu_lab.sim.smmu import Feed, Fifo
+
+
+class Direct:
+    """The write reaches the engine, which executes the queue itself."""
+
+    queue: CommandQueue
+
+    def __init__(self, engine: Fifo, costs: Costs) -> None:
+        self.engine = engine
+        self.feed = Feed(self._finish)
+        self.write = costs.mmio_w
+        self.rung: deque[tuple[int, int]] = deque()  # (PROD after a PROD write, when)
+        self.started: int | None = None
+        self.commands = self.syncs = 0
+
+    def ring(self, group: Group, t: int) -> int:
+        """A posted write: the vCPU runs on when it has left."""
+        arrival = t + self.write
+        group.leaves([(GATHER, t), (DOORBELL, arrival)])
+        self.rung.append((group.tickets[-1].end, t))
+        self.engine.post(self.feed, arrival, group)
+        return arrival
+
+    def advance(self, t: int) -> None:
+        """Bring CONS up to `t`."""
+        self.engine.advance(t)
+
+    def _finish(self, ticket: Ticket, start: int, done: int) -> None:
+        queue, work = self.queue, ticket.work
+        ticket.edges = [*ticket.edges, (QUEUE, start), (EXECUTE, done)]
+        ticket.complete(done)
+        if queue.clock.trail is not None:
+            queue.clock.note("ran", queue.name, start, done, ticket)
+        queue.consumed(done, work.entries)
+        if self.started is None:
+            self.started = start
+        self.commands += work.entries
+        self.syncs += work.sync
+        end, rung = self.rung[0]
+        if ticket.end == end:
+            self.rung.popleft()
+            queue.log(rung, self.started, done, self.commands, self.syncs, end)
+            self.started = None
+            self.commands = self.syncs = 0
+
+
+class Overlay(Direct):
+    """A VCMDQ below the guest's only queue. It stops at an entry that it cannot run; the hypervisor runs that, and on.
+
+    Source: K. Tian, R. Murphy and J. Gunthorpe, 24 March 2023. The VMM's write of GERRORN that restarts the queue is a
+    posted write like any other.
+    """
+
+    def __init__(self, clock: Clock, engine: Fifo, kernel: Kernel, costs: Costs) -> None:
+        super().__init__(engine, costs)
+        self.clock = clock
+        self.kernel = kernel
+        self.fix, self.attach = costs.fix, costs.vmm_ste
+        self.stopped: deque[tuple[Group, int]] = deque()
+        self.fixing = False
+        self.last: Ticket | None = None
+
+    def ring(self, group: Group, t: int) -> int:
+        """As if nothing could stop it, unless it is stopped or will be."""
+        arrival = t + self.write
+        if not self.fixing and all(ticket.work.vcmdq for ticket in group.tickets):
+            self.last = group.tickets[-1]
+            return super().ring(group, t)
+        group.leaves([(GATHER, t), (DOORBELL, arrival)])
+        self.rung.append((group.tickets[-1].end, t))
+        self.stopped.append((group, arrival))
+        if not self.fixing:
+            self.fixing = True
+            self.clock.env.process(self._fix())
+        return arrival
+
+    def _fix(self) -> Generator[Any, Any, None]:
+        clock = self.clock
+        while self.stopped:
+            group, arrival = self.stopped.popleft()
+            for ticket in group.tickets:
+                work = ticket.work
+                if not work.vcmdq:
+                    t = max(arrival, (yield from self._completed()))
+                    end = yield from self._emulate(work, t)
+                    yield clock.turn(end, SUBMIT, self.kernel.party, "fix")
+                    ticket.edges = [*ticket.edges, (WAKE, t), (HANDOFF, end)]
+                    ticket.work = work._replace(tlbi=0, atc=0, ste=0, other=0)  # what is left for the engine
+                self.last = ticket
+                self.engine.post(self.feed, max(arrival, clock.now + self.write), Group(ticket))
+        self.fixing = False
+
+    def _completed(self) -> Generator[Any, Any, int]:
+        """When everything before is complete."""
+        if self.last is None:
+            return 0
+        if self.last.visible is None:
+            yield self.last.wait(self.clock, "complete")
+        assert self.last.visible is not None
+        return self.last.visible
+
+    def _emulate(self, work: Work, t: int) -> Generator[Any, Any, int]:
+        """The hypervisor runs entry after entry, each of which stops the queue anew, as QEMU of 2026 would."""
+        kernel = self.kernel
+        for number, lists in ((work.tlbi, (ONE_TLBI,)), (work.atc, (host_list(0, 1),))):
+            for _ in range(number):
+                t = kernel.ioctl(t + self.fix, 1)
+                t = yield from kernel.issue(t, lists, kernel.convert)
+        return t + (work.ste + work.other) * self.fix + work.ste * self.attach

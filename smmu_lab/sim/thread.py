@@ -153,11 +153,9 @@ class Doorbell:
         if not self.turn:
             self.thread.rang(self, t)
 
-    @property
-    def runs(self) -> bool:
-        """The consumer works for this queue, or looks for more: it needs no doorbell now."""
-        thread = self.thread
-        return self.turn or (thread.looking and self.clock.now <= thread.until)
+    def needless(self, t: int) -> bool:
+        """The consumer works for this queue at `t`, or looks for more: it has suppressed its doorbell."""
+        return self.turn or (self.thread.looking and t <= self.thread.until)
 
     def wait(self) -> Generator[Any, Any, int]:
         """Until the doorbell has rung and the thread works for this queue: returns when."""

@@ -96,7 +96,7 @@ class Kick:
         """The request is in memory already; a light exit wakes whoever sleeps."""
         group.captured = t
         self.doorbell.published.append(group)
-        if self.suppressed and self.doorbell.runs:
+        if self.suppressed and self.doorbell.needless(t):
             group.leaves([(GATHER, t)])
             self.doorbell.noticed(t)
             return t

@@ -1,28 +1,31 @@
 """The model as a textbook would write it: a process per actor, a timeout per activity and per command.
 
-Every list is walked entry by entry, every failed poll is a step, every wait is a simpy event. It is the slowest form
-of the model and the plainest: read it first. The simulator proper (`smmu_lab.sim.simulate`) takes shortcuts, and
-`tests/sim/test_twin.py` holds it to this one, operation by operation, to the nanosecond.
+Every command travels by itself, every failed poll is a step, every wait is a simpy event. It is the slowest form of
+the model and the plainest: read it first, the guests and who consumes for them here, and what they share (the driver,
+the SMMU, the host's kernel) in `smmu_lab.sim.textbook_host`. The simulator proper (`smmu_lab.sim.simulate`) takes
+shortcuts, and `tests/sim/test_twin.py` holds it to this one, operation by operation, to the nanosecond.
 
-Covered: strict unmaps and recorded guests that only invalidate (TLBI, ATC_INV, CMD_SYNC), under every approach of the
-catalogue. The issue algorithm is that of Linux 7.2 arm-smmu-v3.c, arm_smmu_cmdq_issue_cmdlist.
+Covered: unmaps, strict and lazy, and recorded guests that only invalidate, under every approach of the catalogue and
+every variant of it. Not covered: a consumer of your own, and doorbells repeated as they were recorded.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
-from itertools import count, repeat
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import repeat
+from typing import NamedTuple
 
 import simpy
 
-from smmu_lab.scenario import Approach, Scenario, approach
+from smmu_lab.scenario import Approach, Batch, InvalidInput, Scenario, approach, flush_batches, unmap_batches
 from smmu_lab.sim.clock import exponential, stream
-from smmu_lab.sim.driver import POLL_DELAY, POLL_SPIN, lists
+from smmu_lab.sim.textbook_host import Command, Feed, Host, Queue, Request, Steps, Thread, Time, without_sync
+from smmu_lab.units import nanoseconds
 
-Time = float  # so simpy types its clock; here it holds whole nanoseconds
-Steps = Generator[simpy.Event, Any, Any]
+FQ_ENTRIES, FQ_TIMEOUT = 255, nanoseconds("10ms")  # of a CPU's flush queue: dma-iommu.c, Linux 7.2
+ECMDQ_LOG2 = 8
 
 
 class Outcome(NamedTuple):
@@ -36,331 +39,350 @@ class Outcome(NamedTuple):
 def textbook(scenario: Scenario, by: Approach | str, env: simpy.Environment | None = None) -> Outcome:
     """Run a scenario under one approach.
 
+    Raises:
+        InvalidInput: the scenario cannot run under it.
+
     >>> from smmu_lab.scenario import Scenario, Smmu, Unmaps
     >>> done = textbook(Scenario(workload=Unmaps(pages=128, ops=1), smmu=Smmu(ril=False)), "qemu-today")
     >>> done.counts["exits_vmm"], done.counts["ioctls"], done.counts["host_syncs"]
     (3, 128, 128)
     """
-    host = Host(env or simpy.Environment(), scenario, approach(by) if isinstance(by, str) else by)
+    row = approach(by) if isinstance(by, str) else by
+    if problems := scenario.refuses(row):
+        raise InvalidInput(problems)
+    if callable(row.consumer) or getattr(scenario.workload, "replay", "driver") != "driver":
+        raise NotImplementedError("the textbook knows neither consumers of your own nor recorded doorbells")
+    host = Host(env or simpy.Environment(), scenario, row)
     guests: list[Guest] = []
+    vcpus: list[simpy.Event] = []
     for number in range(scenario.guests):
-        guests.append(Guest(number, host, guests[0].queues if guests and host.row.on_metal else []))
-        for vcpu in range(scenario.vcpus):
-            host.env.process(guests[-1].vcpu(vcpu))
+        guests.append(Guest(number, host, guests[0].queues if guests and row.on_metal else []))
+        vcpus += [host.env.process(Vcpu(guests[-1], vcpu).run()) for vcpu in range(scenario.vcpus)]
     host.env.run()
-    assert all(queue.cons == queue.prod for guest in guests for queue in guest.queues), "a doorbell was lost"
+    assert all(vcpu.processed for vcpu in vcpus), "a doorbell was lost"
     return Outcome(host.ops, host.counts, next(host.env._eid))
 
 
-class List:
-    """The commands of one issue call, in a queue."""
+class Vcpu:
+    """A vCPU: it thinks, and calls the DMA layer; here is what that one does."""
 
-    def __init__(self, env: simpy.Environment, commands: list[str], end: int) -> None:
-        self.commands, self.end = commands, end  # PROD after it
-        self.written, self.done = env.event(), env.event()
+    def __init__(self, guest: Guest, number: int) -> None:
+        self.guest, self.number, self.host, self.env = guest, number, guest.host, guest.env
+        self.scenario, self.costs, self.load = self.host.scenario, self.host.costs, self.host.scenario.workload
+        drawn = exponential(stream(self.scenario.seed, guest.number, number, "gap"), self.load.gap)
+        self.gaps = drawn if self.load.spread == "exponential" else repeat(self.load.gap)
+        self.done = 0  # operations
+        self.queued: list[tuple[int, Time]] = []  # lazy mode: pages that devices may still reach, and since when
+        self.timer: Time | None = None
 
+    def run(self) -> Steps:
+        """One operation after another."""
+        requests, lazy = self.host.row.front == "virtio-iommu", getattr(self.load, "lazy", False)
+        due: Time = 0
+        for operation in self.load.operations(self.number, self.scenario.smmu.ril):
+            if requests and operation.kind != "unmap":
+                continue
+            due = (due if self.load.rate else self.env.now) + next(self.gaps)
+            if self.timer is not None and self.timer <= max(due, self.env.now):
+                yield from self.timer_ends()
+            yield self.env.timeout(max(0, due - self.env.now))
+            if requests:
+                for name in ["MAP"] * self.load.maps + ["UNMAP"]:
+                    yield from self.timed(self.guest.request(name, operation.pages))
+            elif lazy and operation.kind == "unmap":
+                yield from self.timed(self.defer())
+                self.queued.append((operation.pages, self.env.now))
+                self.timer = self.timer or self.env.now + FQ_TIMEOUT
+            else:
+                yield from self.timed(self.invalidate(operation.batches))
+        if self.timer is not None:
+            yield from self.timer_ends()
 
-class Queue:
-    """A command queue, and the driver that inserts in it.
+    def timed(self, operation: Steps) -> Steps:
+        """Do it, and write down how long it took."""
+        start = self.env.now
+        yield from operation
+        self.host.ops.append((self.guest.number, self.number, self.done, start, self.env.now - start))
+        self.done += 1
 
-    Args:
-        ring: writes PROD, when the lists of a group are in the queue.
-        read_cons: reads CONS; returns its value.
-        complete: waits until a list with CMD_SYNC is seen to be done; returns the CONS that was seen.
-    """
+    def defer(self) -> Steps:
+        """Queue an unmap instead of waiting for its invalidation; flush if there is no room."""
+        yield self.env.timeout(self.costs.fq_add)
+        if len(self.queued) == FQ_ENTRIES:
+            yield from self.flush()
 
-    def __init__(
-        self,
-        host: Host,
-        log2size: int,
-        ring: Callable[[Queue, list[List]], Steps],
-        read_cons: Callable[[Queue], Steps],
-        complete: Callable[[Queue, List], Steps],
-    ) -> None:
-        self.host, self.env, self.size = host, host.env, 1 << log2size
-        self.ring, self.read_cons, self.complete = ring, read_cons, complete
-        self.prod = self.cons = 0  # they count entries for ever
-        self.shadow = 0  # CONS as the driver last saw it
-        self.holders = 0  # CPUs that wait for a CMD_SYNC share the queue's lock
-        self.gathered: list[List] = []  # behind an owner
-        self.publishing = simpy.Resource(self.env)  # owner_prod: owners write PROD in turn
-        self.captured: list[List] = []  # published, and not yet taken by a kernel worker
-        self.rung, self.doorbell = False, self.env.event()
-        self.last = self.answered = self.env.timeout(0)  # of the SMMU: the list before, the last ATC_INV's answer
+    def timer_ends(self) -> Steps:
+        """A flush that nobody asked for is an operation, too."""
+        assert self.timer is not None
+        yield self.env.timeout(max(0, self.timer - self.env.now))
+        yield from self.timed(self.flush())
+        self.timer = None
 
-    def issue(self, commands: list[str], writing: list[int]) -> Steps:
-        """Allocate, write, publish or ride along, and wait for the CMD_SYNC if there is one."""
-        while self.size - (self.prod - self.shadow) < len(commands):
-            yield from self.wait_not_full()
-        self.prod += len(commands)
-        mine = List(self.env, commands, self.prod)
-        sync = "CMD_SYNC" in commands
-        self.holders += sync
-        self.gathered.append(mine)
-        owner = self.gathered[0] is mine
-        for step in writing:
-            yield self.env.timeout(step)
-        mine.written.succeed()
-        if owner:
-            with self.publishing.request() as my_turn:
-                yield my_turn
-                group, self.gathered = self.gathered, []
-                for each in group:
-                    yield each.written
-                yield from self.ring(self, group)
-        if sync:
-            seen = yield from self.complete(self, mine)
-            self.holders -= 1
-            if not self.holders:
-                self.shadow = seen
+    def flush(self) -> Steps:
+        """Invalidate everything at once; until then the pages were exposed."""
+        last = yield from self.invalidate(flush_batches(self.load.ats_devices))
+        self.host.counts["exposure"] += sum(pages * (last.done_at - since) for pages, since in self.queued)
+        self.queued = []
 
-    def wait_not_full(self) -> Steps:
-        """Read CONS if nobody holds the lock; else watch what the last holder will leave."""
-        if not self.holders:
-            yield self.env.timeout(1)
-            self.shadow = yield from self.read_cons(self)
-            return
-        for k in count(1):
-            yield self.env.timeout(poll_step(k, self.host.costs.relax) or 1)
-            if self.prod - self.shadow < self.size or not self.holders:
-                return
+    def invalidate(self, batches: Iterable[Batch]) -> Steps:
+        """Every list is an issue call; returns the last CMD_SYNC."""
+        for batch in batches:
+            queue = self.guest.route(batch, self.number)
+            for commands in self.lists(batch):
+                yield self.env.timeout(self.costs.g_fix)
+                yield from queue.issue(commands, [self.costs.g_cmd] * len(commands))
+        return commands[-1]
 
-    def poll(self, mine: List) -> Steps:
-        """Step, read CONS, and again."""
-        for k in count(1):
-            yield self.env.timeout(poll_step(k, self.host.costs.relax))
-            seen = yield from self.read_cons(self)
-            if seen >= mine.end:
-                return seen
-
-
-def poll_step(k: int, relax: int) -> int:
-    """The k-th step of queue_poll: nine times cpu_relax, then a udelay that doubles."""
-    return relax if k % POLL_SPIN else POLL_DELAY * 2 ** (k // POLL_SPIN - 1)
-
-
-class Host:
-    """The physical machine: its SMMU, its command queue, and the CPUs that kernel workers run on."""
-
-    def __init__(self, env: simpy.Environment, scenario: Scenario, row: Approach) -> None:
-        self.env, self.scenario, self.row, self.costs = env, scenario, row, scenario.costs
-        self.ops: list[tuple[int, int, int, Time, Time]] = []
-        self.counts: Counter[str] = Counter()
-        self.arrived = simpy.Store(self.env)
-        self.cpus = simpy.Resource(self.env, scenario.host.worker_cpus)
-        self.queue = Queue(self, scenario.smmu.host_queue_log2, self.write_prod, self.read_cons, self.completed)
-        self.env.process(self.smmu())
-
-    def smmu(self) -> Steps:
-        """The command engine runs one command after another, in the order in which the PROD writes arrive."""
-        costs = self.costs
-        while True:
-            queue, each = yield self.arrived.get()
-            for command in each.commands:
-                if command == "TLBI":
-                    yield self.env.timeout(costs.t_tlbi)
-                elif command == "ATC_INV":
-                    yield self.env.timeout(costs.t_atc)
-                    queue.answered = self.env.timeout(costs.atc_rtt)
-                else:
-                    yield self.env.timeout(costs.sync_occ)
-            self.env.process(self.retire(queue, each, queue.answered, queue.last))
-            queue.last = each.done
-
-    def retire(self, queue: Queue, each: List, answered: simpy.Event, before: simpy.Event) -> Steps:
-        """A CMD_SYNC is done some time after all devices have answered; CONS moves in order."""
-        if each.commands[-1] == "CMD_SYNC":
-            yield answered
-            yield self.env.timeout(self.costs.t_sync - self.costs.sync_occ)
-        yield before
-        queue.cons = each.end
-        each.done.succeed()
-
-    def write_prod(self, queue: Queue, group: list[List]) -> Steps:
-        """A posted write to the device."""
-        yield self.env.timeout(self.costs.mmio_w)
-        for each in group:
-            yield self.arrived.put((queue, each))
-
-    def read_cons(self, queue: Queue) -> Steps:
-        """A read from the device takes its value half-way."""
-        there = self.costs.mmio_r // 2
-        yield self.env.timeout(there)
-        seen = queue.cons
-        yield self.env.timeout(self.costs.mmio_r - there)
-        return seen
-
-    def completed(self, queue: Queue, mine: List) -> Steps:
-        """The host's own wait: t_sync includes that the completion is seen."""
-        yield mine.done
-        return queue.cons
-
-    def ioctl(self, commands: list[str]) -> Steps:
-        """Enter the kernel, and copy an array of commands: IOMMU_HWPT_INVALIDATE."""
-        self.counts["ioctls"] += 1
-        yield self.env.timeout(self.costs.ioctl)
-        for _ in commands:
-            yield self.env.timeout(self.costs.copy)
-
-    def fetch(self, commands: list[str]) -> Steps:
-        """Copy entries from the guest's memory one after another, and rewrite them."""
-        for _ in commands:
-            yield self.env.timeout(2 * self.costs.copy)
-            yield self.env.timeout(self.costs.conv)
-
-    def issue(self, commands: list[str], convert: int) -> Steps:
-        """Rewrite commands and issue them on the host's queue, in groups that each get a CMD_SYNC."""
-        group = self.row.host_group or self.queue.size - 1
-        for first in range(0, len(commands), group) or [0]:
-            part = commands[first : first + group]
-            for _ in part:
-                yield self.env.timeout(convert)
-            self.counts["host_syncs"] += 1
-            yield from self.queue.issue([*part, "CMD_SYNC"], [self.costs.hsubmit - self.costs.mmio_w])
+    def lists(self, batch: Batch) -> Iterator[list[Command]]:
+        """Full lists of 64 go without a CMD_SYNC and the rest with one (arm_smmu_cmdq_batch_add), or of 63 all with."""
+        names = ["TLBI"] * batch.tlbi + ["ATC_INV"] * batch.atc
+        forced = self.host.row.on_metal and self.scenario.smmu.errata == "force-sync"
+        most = 63 if forced else 64
+        for first in range(0, len(names), most) or [0]:
+            mine = [
+                Command(self.env, name, batch.leaf or name != "TLBI", not batch.vcmdq)
+                for name in names[first : first + most]
+            ]
+            if forced or first + most >= len(names):
+                mine.append(Command(self.env, "CMD_SYNC"))
+            yield mine
 
 
 class Guest:
-    """A virtual machine: its vCPUs, its queues, and who consumes them."""
+    """A virtual machine: its queues, how a doorbell leaves it, and how it learns that all is done."""
 
-    def __init__(self, number: int, host: Host, queues: list[Queue]) -> None:
+    def __init__(self, number: int, host: Host, shared: list[Queue]) -> None:
         self.number, self.host, self.env, self.costs = number, host, host.env, host.costs
-        self.big_lock = simpy.Resource(self.env)
-        self.held: list[str] = []  # array-at-sync: read by the VMM, not handed over yet
-        row, smmu = host.row, host.scenario.smmu
-        ring = {"trap-to-vmm": self.in_vmm, "trap-to-kernel": self.trap_to_kernel, "direct": host.write_prod}
-        size = smmu.host_queue_log2 if row.on_metal else smmu.queue_log2
-        self.queues = queues or [
-            Queue(host, size, ring[row.doorbell], self.read_cons, Queue.poll)
-            for _ in range(row.vcmdqs if row.queues == "cmdq+vcmdq" else 1)
-        ]
-        if row.consumer == "kernel-worker":
-            self.env.process(self.worker(self.queues[0]))
+        self.row, self.vmm = host.row, Vmm(host)
+        self.driver_lock = simpy.Resource(self.env)  # request_lock of virtio-iommu
+        self.queues: list[Queue] = []
+        smmu = host.scenario.smmu
+        if self.row.front == "virtio-iommu":
+            if self.row.has_worker:
+                self.requests = Feed(self.worker(self.row, 0), self.serve)
+        elif self.row.queues == "ecmdq":
+            self.queues = [self.queue(self.row, ECMDQ_LOG2, k) for k in range(host.scenario.vcpus)]
+        elif self.row.on_metal:
+            self.queues = shared or [self.queue(self.row, smmu.host_queue_log2, 0)]
+        else:
+            self.queues = [self.queue(self.row, smmu.queue_log2, k) for k in range(self.row.vcmdqs or 1)]
+        if self.row.unsupported == "guest-routes":
+            self.main = self.queue(approach(self.row.fallback), smmu.queue_log2, len(self.queues))
 
-    def vcpu(self, number: int) -> Steps:
-        """Think, unmap, and wait for it; every list is an issue call of its own."""
-        scenario, costs, load = self.host.scenario, self.costs, self.host.scenario.workload
-        drawn = exponential(stream(scenario.seed, self.number, number, "gap"), load.gap)
-        gaps = drawn if load.spread == "exponential" else repeat(load.gap)
-        queue = self.queues[number % len(self.queues)]
-        due: Time = 0
-        for k, operation in enumerate(load.operations(number, scenario.smmu.ril)):
-            due = (due if load.rate else self.env.now) + next(gaps)
-            yield self.env.timeout(max(0, due - self.env.now))
-            start = self.env.now
-            for batch in operation.batches:
-                for work in lists(batch):
-                    yield self.env.timeout(costs.g_fix)
-                    commands = ["TLBI"] * work.tlbi + ["ATC_INV"] * work.atc + ["CMD_SYNC"] * work.sync
-                    yield from queue.issue(commands, [costs.g_cmd] * len(commands))
-            self.host.ops.append((self.number, number, k, start, self.env.now - start))
+    def queue(self, row: Approach, log2size: int, number: int) -> Queue:
+        """A queue as its approach wants it."""
+        publish = {
+            "trap-to-vmm": self.trap_to_vmm,
+            "trap-to-kernel": self.trap_to_kernel,
+            "kernel-call": self.call_kernel,
+            "polled": self.write_shared_page,
+            "direct": self.host.write_prod,
+        }
+        complete = Queue.see_word if row.completion == "msi-word" else Queue.poll
+        queue = Queue(self.host, row, log2size, publish[row.doorbell], self.read_cons, complete)
+        if row.executes_directly:
+            self.host.connect(queue)
+        elif row.has_worker:
+            queue.feed = Feed(self.worker(row, number), partial(self.drain, queue))
+        return queue
+
+    def worker(self, row: Approach, number: int) -> Thread:
+        """The kernel thread that works for this queue, perhaps among others."""
+        scope = {"queue": (self.number, number), "vm": (self.number,), "host": ()}[row.worker]
+        if scope not in self.host.threads:
+            self.host.threads[scope] = Thread(self.host, row, self.number, number)
+        return self.host.threads[scope]
+
+    def route(self, batch: Batch, vcpu: int) -> Queue:
+        """A VCMDQ does not take every command: the driver knows, and takes the main queue."""
+        if self.row.unsupported == "guest-routes" and not batch.vcmdq:
+            return self.main
+        return self.queues[vcpu % len(self.queues)]
 
     def read_cons(self, queue: Queue) -> Steps:
         """Read CONS: under the VMM's lock, by a light exit, from a shared page or from the device."""
-        completion, counts, costs = self.host.row.completion, self.host.counts, self.costs
-        counts["cons_reads"] += 1
-        if completion == "vmm-cons":
-            return (yield from self.in_vmm(queue, []))
-        if completion == "device-cons":
-            return (yield from self.host.read_cons(queue))
-        counts["exits_kernel"] += completion == "kernel-cons"
-        yield self.env.timeout(costs.exit_kernel if completion == "kernel-cons" else costs.cons_shared)
+        self.host.counts["cons_reads"] += 1
+        how = queue.row.completion
+        if how == "msi-word":  # only for room in a full queue
+            how = {"vmm": "vmm-cons", "hardware": "device-cons"}.get(str(queue.row.consumer), "kernel-cons")
+        if how in ("device-cons", "shared-cons"):
+            cost = self.costs.mmio_r if how == "device-cons" else self.costs.cons_shared
+            return (yield from self.host.read_without_exit(queue, cost))
+        if how == "vmm-cons":
+            yield from self.vmm.exit()
+        else:
+            self.host.counts["exits_kernel"] += 1
+            yield self.env.timeout(self.costs.exit_kernel)
         return queue.cons
 
-    # -- the VMM consumes, in the vCPU's own exit ------------------------------------------------------------------
+    # -- doorbells -----------------------------------------------------------------------------------------------------
 
-    def in_vmm(self, queue: Queue, group: list[List]) -> Steps:
-        """Exit, and under the big lock consume what is new; the value of CONS."""
+    def trap_to_vmm(self, queue: Queue, commands: list[Command]) -> Steps:
+        """The vCPU is away until the VMM has consumed what it published."""
+        yield from self.vmm.exit(self.vmm.consume(queue, commands))
+
+    def trap_to_kernel(self, queue: Queue, commands: list[Command]) -> Steps:
+        """A light exit: PROD is captured in memory, then the worker signalled."""
+        self.host.counts["exits_kernel"] += 1
+        yield self.env.timeout(self.costs.exit_kernel)
+        queue.feed.capture(commands)
+        yield self.env.timeout(self.costs.sig)
+        queue.feed.flag()
+
+    def call_kernel(self, queue: Queue, commands: list[Command]) -> Steps:
+        """A light exit, and there the kernel consumes what it brought."""
+        self.host.counts["exits_kernel"] += 1
+        yield self.env.timeout(self.costs.exit_kernel)
+        yield from self.consume(queue, commands)
+
+    def write_shared_page(self, queue: Queue, commands: list[Command]) -> Steps:
+        """No exit: the worker sees it a little later."""
+        yield self.env.timeout(self.costs.prod_shared)
+        self.env.process(self.come_to_sight(queue, commands))
+
+    def come_to_sight(self, queue: Queue, commands: list[Command]) -> Steps:
+        """Of the worker that polls."""
+        yield self.env.timeout(self.costs.poll)
+        queue.feed.capture(commands)
+        queue.feed.flag()
+
+    # -- virtio-iommu --------------------------------------------------------------------------------------------------
+
+    def request(self, name: str, pages: int) -> Steps:
+        """Add a request to the ring, kick, and wait; all of it, or all but the sleep, under the driver's lock."""
+        request = Request(self.env, name, pages)
+        with self.driver_lock.request() as lock:
+            yield lock
+            yield self.env.timeout(self.costs.vq_add)
+            yield from self.kick(request)
+            if self.row.completion == "used-ring-poll":
+                yield request.done
+                yield self.env.timeout(self.costs.cons_shared)
+        if self.row.completion == "used-ring-irq":
+            interrupt = yield request.done
+            yield interrupt
+
+    def kick(self, request: Request) -> Steps:
+        """Who serves the ring is in the VMM, in this exit, or a worker that may be at it already."""
+        if self.row.consumer == "vmm":
+            yield from self.vmm.exit(self.serve([request]))
+            return
+        if self.row.has_worker:
+            thread = self.requests.thread
+            self.requests.capture([request])
+            if self.row.kicks == "unless-running":
+                if thread.serving is self.requests:
+                    return
+                if thread.looking:
+                    self.requests.flag()
+                    return
+        self.host.counts["exits_kernel"] += 1
+        yield self.env.timeout(self.costs.exit_kernel)
+        if self.row.has_worker:
+            yield self.env.timeout(self.costs.sig)
+            self.requests.flag()
+        else:
+            yield from self.serve([request])
+
+    # -- the kernel consumes -------------------------------------------------------------------------------------------
+
+    def drain(self, queue: Queue, commands: list[Command]) -> Steps:
+        """A pass of a worker over a queue."""
+        yield self.env.timeout(self.costs.capture)
+        yield from self.consume(queue, commands)
+
+    def consume(self, queue: Queue, commands: list[Command]) -> Steps:
+        """Read the guest's queue: in a worker, or in the doorbell's own exit."""
+        yield from self.host.fetch(commands)
+        if invalidations := without_sync(commands):
+            yield from self.host.issue(invalidations, queue.row)
+        queue.write_words(commands)
+        queue.store_cons(commands)
+
+    def serve(self, requests: list[Request]) -> Steps:
+        """Map; or unmap, and invalidate what was unmapped. The VMM needs an ioctl for it."""
+        costs, load, ril = self.costs, self.host.scenario.workload, self.host.scenario.smmu.ril
+        for request in requests:
+            yield self.env.timeout(costs.vq_take)
+            if self.row.consumer == "vmm":
+                yield from self.host.ioctl()
+            if request.name == "MAP":
+                yield self.env.timeout(costs.host_map)
+                yield self.env.timeout(request.pages * costs.pin)
+            else:
+                yield self.env.timeout(costs.host_unmap)
+                yield self.env.timeout(request.pages * costs.unpin)
+                for batch in unmap_batches(request.pages, getattr(load, "granule", 4096), ril, load.ats_devices):
+                    tlbi, atc = Command(self.env, "TLBI", batch.leaf), Command(self.env, "ATC_INV")
+                    yield from self.host.issue([tlbi] * batch.tlbi + [atc] * batch.atc, self.row)
+            if self.row.completion == "used-ring-irq":
+                self.host.counts["interrupts"] += 1
+                request.done.succeed(self.env.timeout(costs.lpi))
+            else:
+                request.done.succeed()
+
+
+class Vmm:
+    """A guest's VMM: in the exit of a vCPU, under its one big lock."""
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.env, self.costs = host, host.env, host.costs
+        self.big_lock = simpy.Resource(self.env)
+
+    def exit(self, work: Iterable[simpy.Event] = ()) -> Steps:
+        """Exit, and do some work under the big lock."""
         self.host.counts["exits_vmm"] += 1
         yield self.env.timeout(self.costs.exit_user - self.costs.vmm_lock)
         with self.big_lock.request() as lock:
             yield lock
             yield self.env.timeout(self.costs.vmm_lock)
-            if group:
-                commands = [command for each in group for command in each.commands]
-                yield from getattr(self, self.host.row.handoff.replace("-", "_"))(commands)
-                queue.cons = group[-1].end
-            return queue.cons
+            yield from work
 
-    def per_command(self, commands: list[str]) -> Steps:
+    def consume(self, queue: Queue, commands: list[Command]) -> Steps:
+        """Read what a doorbell published, and hand it over."""
+        yield from getattr(self, queue.row.handoff.replace("-", "_"))(queue, commands)
+        queue.store_cons(commands)
+
+    def per_command(self, queue: Queue, commands: list[Command]) -> Steps:
         """One ioctl for each command."""
         for command in commands:
             yield self.env.timeout(self.costs.vmm_cmd)
-            if command != "CMD_SYNC":
-                yield from self.hand_over([command])
+            yield from self.host.hand_over(queue, without_sync([command]))
+            queue.write_words([command])
 
-    def marshalled(self, commands: list[str]) -> Steps:
+    def marshalled(self, queue: Queue, commands: list[Command]) -> Steps:
         """One ioctl for each command, and in it an ATC_INV for every device; an ATC_INV is nothing else."""
-        devices = ["ATC_INV"] * self.host.scenario.workload.ats_devices
+        devices = [Command(self.env, "ATC_INV")] * self.host.scenario.workload.ats_devices
         for command in commands:
             yield self.env.timeout(self.costs.vmm_cmd)
-            if command != "CMD_SYNC":
+            if command.name != "CMD_SYNC":
                 yield from self.host.ioctl([command])
-                for each in [["TLBI"], devices] if command == "TLBI" else [devices or ["ATC_INV"]]:
+                for each in [[command], devices] if command.name == "TLBI" else [devices or [command]]:
                     if each:
-                        yield from self.host.issue(each, self.costs.conv)
+                        yield from self.host.issue(each, queue.row, self.costs.conv)
+            queue.write_words([command])
 
-    def array(self, commands: list[str]) -> Steps:
+    def array(self, queue: Queue, commands: list[Command]) -> Steps:
         """One ioctl for all commands that a doorbell published."""
         for _ in commands:
             yield self.env.timeout(self.costs.vmm_cmd)
-        yield from self.hand_over(without_sync(commands))
+        yield from self.host.hand_over(queue, without_sync(commands))
+        queue.write_words(commands)
 
-    def array_at_sync(self, commands: list[str]) -> Steps:
+    def array_at_sync(self, queue: Queue, commands: list[Command]) -> Steps:
         """One ioctl for all commands up to a CMD_SYNC."""
         for command in commands:
             yield self.env.timeout(self.costs.vmm_cmd)
-            if command == "CMD_SYNC":
-                array, self.held = self.held, []
-                yield from self.hand_over(array)
+            if command.name == "CMD_SYNC":
+                array, queue.held = queue.held, []
+                yield from self.host.hand_over(queue, array)
+                queue.write_words([command])
             else:
-                self.held.append(command)
+                queue.held.append(command)
 
-    def hand_over(self, array: list[str]) -> Steps:
-        """Copied as an array, then rewritten and issued in groups; nothing, if there is nothing."""
-        if array:
-            yield from self.host.ioctl(array)
-            yield from self.host.issue(array, self.costs.conv)
-
-    def queue(self, commands: list[str]) -> Steps:
+    def queue(self, queue: Queue, commands: list[Command]) -> Steps:
         """One ioctl for the guest's own queue; the kernel reads it, and skips CMD_SYNCs."""
-        yield from self.host.ioctl([])
+        yield from self.host.ioctl()
         yield from self.host.fetch(commands)
-        yield from self.host.issue(without_sync(commands), 0)
-
-    # -- a kernel worker consumes ------------------------------------------------------------------------------------
-
-    def trap_to_kernel(self, queue: Queue, group: list[List]) -> Steps:
-        """A light exit: PROD is captured in memory, then the worker signalled."""
-        self.host.counts["exits_kernel"] += 1
-        yield self.env.timeout(self.costs.exit_kernel)
-        queue.captured += group
-        yield self.env.timeout(self.costs.sig)
-        queue.rung = True
-        if not queue.doorbell.triggered:
-            queue.doorbell.succeed()
-
-    def worker(self, queue: Queue) -> Steps:
-        """A kernel thread: sleep until the doorbell rings, get a CPU, drain until nothing is left."""
-        host, costs = self.host, self.costs
-        low = costs["wake"].low if host.row.wake == "exponential" else costs.wake
-        longer = exponential(stream(host.scenario.seed, self.number, 0, "wake"), costs.wake - low)
-        while True:
-            yield queue.doorbell
-            yield self.env.timeout(low + next(longer))
-            with host.cpus.request() as cpu:
-                yield cpu
-                while queue.rung or queue.captured:
-                    queue.rung, queue.doorbell = False, self.env.event()
-                    group, queue.captured = queue.captured, []
-                    yield self.env.timeout(costs.capture)
-                    commands = [command for each in group for command in each.commands]
-                    yield from host.fetch(commands)
-                    if invalidations := without_sync(commands):
-                        yield from host.issue(invalidations, 0)
-                    if group:
-                        queue.cons = group[-1].end
-
-
-def without_sync(commands: list[str]) -> list[str]:
-    """The host adds its own CMD_SYNC."""
-    return [command for command in commands if command != "CMD_SYNC"]
+        yield from self.host.issue(without_sync(commands), queue.row)
+        queue.write_words(commands)

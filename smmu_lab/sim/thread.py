@@ -62,14 +62,28 @@ class Thread:
         """A queue gets into line at `t`."""
         heapq.heappush(self.line, (t, again, doorbell.party, doorbell))
         doorbell.in_line = True
-        if self.serving is None:
-            self._call(awake=None)
+        if self.looking:
+            self.clock.turn(t, SUBMIT, doorbell.party, "poll").callbacks.append(self._notice)
+        elif self.serving is None:
+            self._call()
 
-    def _call(self, awake: int | None) -> None:
+    def _notice(self, turn: Any) -> None:
+        """While it looked for more, a queue got into line."""
+        if self.serving is None:
+            if self.looking and self.clock.now <= self.until:
+                self.looking = False
+                self.cpus.looking.remove(self)
+                self._call(self.clock.now + self.notice)
+            else:
+                self._call()
+
+    def _call(self, runs: int | None = None) -> None:
+        """It is the turn of the first in line: of a thread that runs, from a time on, or that must wake up."""
         rang, _, _, doorbell = heapq.heappop(self.line)
         self.serving = doorbell
         doorbell.in_line = False
-        doorbell.called = rang, awake
+        doorbell.turn = runs is not None
+        doorbell.called = rang, runs
         if doorbell.sleeper is not None:
             doorbell.sleeper.succeed()
             doorbell.sleeper = None
@@ -80,21 +94,11 @@ class Thread:
 
     def wake(self, doorbell: Doorbell, rang: int) -> Generator[Any, Any, int]:
         """From sleep to work: returns when the thread runs on a CPU."""
-        clock = self.clock
-        if self.looking and (published := doorbell.published) and published[0].captured <= self.until:
-            seen = max(published[0].captured, self.since)
-            yield clock.turn(seen, SUBMIT, doorbell.party, "poll")
-            if self.looking:
-                self.looking = False
-                self.cpus.looking.remove(self)
-                t = seen + self.notice
-                yield clock.turn(t, SUBMIT, doorbell.party, "poll")
-                return t
         t = rang
         if not self.watches:
             doorbell.counts.wakes += 1
             t += self.shortest + next(self.longer)
-        yield clock.turn(t, SUBMIT, doorbell.party, "wake")
+        yield self.clock.turn(t, SUBMIT, doorbell.party, "wake")
         self.since = yield from self.cpus.take(t)
         return self.since
 
@@ -104,14 +108,17 @@ class Thread:
         self.since = t
         self.serving = None
         if self.others_wait(t):
-            self._call(awake=t)
+            self._call(t)
             return
         self.until = t + self.window
         self.looking = bool(self.window) and self.cpus.look(self)
-        if not self.looking:
-            self.cpus.give(t)
+        if self.looking:
+            for rang, _, party, _ in self.line:
+                self.clock.turn(rang, SUBMIT, party, "poll").callbacks.append(self._notice)
+            return
+        self.cpus.give(t)
         if self.line:
-            self._call(awake=None)
+            self._call()
 
     def sleeps(self, t: int) -> None:
         """It stops looking for more."""
@@ -163,8 +170,11 @@ class Doorbell:
             self.sleeper = self.clock.signal("sleep")
             yield self.sleeper
         assert self.called is not None
-        (rang, awake), self.called = self.called, None
-        t = awake if awake is not None else (yield from self.thread.wake(self, rang))
+        (rang, t), self.called = self.called, None
+        if t is None:
+            t = yield from self.thread.wake(self, rang)
+        elif self.clock.peek() <= t:
+            yield self.clock.turn(t, SUBMIT, self.party, "poll")
         self.turn = self.fresh = True
         return t
 

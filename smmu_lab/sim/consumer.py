@@ -9,7 +9,7 @@ from typing import Any
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
 from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap, commands
-from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, CommandQueue, Group
+from smmu_lab.sim.queue import WAKE, CommandQueue, Group, Ticket
 from smmu_lab.sim.thread import Doorbell, Drain
 
 
@@ -62,20 +62,14 @@ class Vmm:
         if isinstance(handoff, MapUnmap):
             end = yield from handoff.consume(group.tickets, t)
         else:
-            works = group.works
-            ends = yield from handoff.consume(works, t)
-            end = ends[-1]
-            read = t + handoff.reading(works)
-            drain.edges = [
-                (CONSUME, read),
-                (HANDOFF, read + kernel.handoff),
-                (QUEUE, end - kernel.execute),
-                (EXECUTE, end),
-            ]
-            if queue.by_msi:
-                for ticket, written in zip(group.tickets, ends, strict=True):
-                    ticket.edges = ticket.edges + drain.edges
-                    ticket.complete(written)
+
+            def written(ticket: Ticket, at: int) -> None:
+                if queue.by_msi:
+                    ticket.edges = ticket.edges + kernel.edges(t, at)
+                    ticket.complete(at)
+
+            end = yield from handoff.consume(group.tickets, t, written)
+            drain.edges = kernel.edges(t, end)
         queue.complete(drain, end)
         return end
 
@@ -125,16 +119,11 @@ class Host:
         works = [ticket.work for group in drain.groups for ticket in group.tickets]
         entries = sum([work.entries for work in works])
         start = t
-        read = t = t + self.capture + entries * self.fetch
+        kernel.read = self.capture + entries * self.fetch
+        t += kernel.read
         fixes = sum([(work.ste + work.other) * self.fix + work.ste * self.attach for work in works])
         t = kernel.spend(t, entries * kernel.convert + fixes)
         if array := commands(works):
             t = yield from kernel.issue(t, kernel.lists(array), 0)
-        drain.edges = [
-            (WAKE, start),
-            (CONSUME, read),
-            (HANDOFF, read + kernel.handoff),
-            (QUEUE, t - kernel.execute),
-            (EXECUTE, t),
-        ]
+        drain.edges = [(WAKE, start), *kernel.edges(start, t)]
         return t

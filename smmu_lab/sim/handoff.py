@@ -21,6 +21,7 @@ def host_list(tlbi: int, atc: int, tail: int = 0, leaf: bool = True) -> Work:
 
 ONE_TLBI = host_list(1, 0)
 
+Written = Callable[[Ticket, int], None]
 Commands = tuple[tuple[int, int, bool], ...]
 """Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again; and whether the TLBIs are leaf."""
 
@@ -81,6 +82,7 @@ class Kernel:
     """The host's kernel, working for one guest: one thread at a time is in it.
 
     Attributes:
+        read: time the consumer spent on reading the queue since the last `begin`, ns.
         handoff: time spent in ioctls, copies and rewrites since the last `begin`, ns.
         execute: time the SMMU needed for this guest's commands alone since the last `begin`, ns.
     """
@@ -93,11 +95,16 @@ class Kernel:
         if host.errata == "force-sync":
             self.group = min(self.group, CMDQ_BATCH_ENTRIES - 1)
         self.enter, self.copy, self.convert = costs.ioctl, costs.copy, costs.conv
-        self.handoff = self.execute = 0
+        self.read = self.handoff = self.execute = 0
 
     def begin(self) -> None:
         """Start to count anew."""
-        self.handoff = self.execute = 0
+        self.read = self.handoff = self.execute = 0
+
+    def edges(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ends of the stages between, laid end to end."""
+        read = start + self.read
+        return [(CONSUME, read), (HANDOFF, read + self.handoff), (QUEUE, end - self.execute), (EXECUTE, end)]
 
     def spend(self, t: int, handoff: int) -> int:
         """Work of the kernel itself: returns when it is done."""
@@ -136,6 +143,7 @@ class Kernel:
         """
         if not number:
             return t
+        self.read += number * decode
         if not self.host.sole or self.host.clock.trail is not None:
             for _ in range(number):
                 t = self.ioctl(t + decode, 1)
@@ -151,7 +159,11 @@ class Kernel:
 
 
 class Handoff:
-    """What the VMM does with the lists it reads from the guest's queue."""
+    """What the VMM does with the lists it reads from the guest's queue.
+
+    `consume` takes them from a time on, tells `written` when a list's commands are complete, so that the word of its
+    CMD_SYNC can be written, and returns the end.
+    """
 
     def __init__(self, kernel: Kernel, approach: Approach, costs: Costs, ats_devices: int) -> None:
         self.kernel = kernel
@@ -165,7 +177,7 @@ class Handoff:
             # sends an ATC_INV to every device of the domain; an ATC_INV is nothing else.
             self.per_atc = [host_list(0, ats_devices)]
             self.per_tlbi = [ONE_TLBI, *self.per_atc]
-        self.consume: Callable[[Sequence[Work], int], Generator[Any, Any, list[int]]] = {
+        self.consume: Callable[[Sequence[Ticket], int, Written], Generator[Any, Any, int]] = {
             "marshalled": self._per_command,
             "per-command": self._per_command,
             "array": self._array,
@@ -173,47 +185,53 @@ class Handoff:
             "queue": self._queue,
         }[approach.handoff]
 
-    def reading(self, works: Sequence[Work]) -> int:
-        """Time the VMM itself needs to fetch, decode and emulate the entries, ns."""
-        if self.consume == self._queue:
-            return 0
-        return sum([work.entries * self.decode + work.ste * self.attach for work in works])
+    def _reads(self, t: int, entries: int, ste: int) -> int:
+        """Fetch, decode and emulate: returns when that is done."""
+        spent = entries * self.decode + ste * self.attach
+        self.kernel.read += spent
+        return t + spent
 
-    def _per_command(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
-        ends = []
-        for work in works:
+    def _per_command(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
+        for ticket in tickets:
+            work = ticket.work
             t = yield from self.kernel.one_by_one(t, work.tlbi, self.decode, self.per_tlbi)
             t = yield from self.kernel.one_by_one(t, work.atc, self.decode, self.per_atc)
-            t += (work.ste + work.other + work.sync) * self.decode + work.ste * self.attach
-            ends.append(t)
-        return ends
+            t = self._reads(t, work.ste + work.other + work.sync, work.ste)
+            written(ticket, t)
+        return t
 
-    def _array(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
-        t += self.reading(works)
+    def _array(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
+        works = [ticket.work for ticket in tickets]
+        for work in works:
+            t = self._reads(t, work.entries, work.ste)
         if array := commands(works):
             t = yield from self.kernel.array(t, array)
-        return [t] * len(works)
+        for ticket in tickets:
+            written(ticket, t)
+        return t
 
-    def _array_at_sync(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
-        ends = []
-        for work in works:
-            t += self.reading((work,))
+    def _array_at_sync(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
+        for ticket in tickets:
+            work = ticket.work
+            t = self._reads(t, work.entries, work.ste)
             self.held += commands((work,))
             if work.sync and self.held:
                 t = yield from self.kernel.array(t, self.held)
                 self.held = ()
-            ends.append(t)
-        return ends
+            written(ticket, t)
+        return t
 
-    def _queue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, list[int]]:
+    def _queue(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
         """The kernel copies entry after entry from the guest's queue, then CONS back; what it may not run, it skips.
 
         Source: the v2 patch of May 2023 (17/17), arm_smmu_fix_user_cmd; costs as composed in NUMBERS section 5.1.
         """
-        kernel = self.kernel
+        kernel, works = self.kernel, [ticket.work for ticket in tickets]
         t = kernel.spend(kernel.ioctl(t, 0), sum([work.entries for work in works]) * self.per_entry)
         t = yield from kernel.issue(t, kernel.lists(commands(works)), 0)
-        return [t] * len(works)
+        for ticket in tickets:
+            written(ticket, t)
+        return t
 
 
 class MapUnmap:
@@ -235,7 +253,8 @@ class MapUnmap:
         for ticket in requests:
             request = ticket.work
             kernel.begin()
-            edges = [*ticket.edges, (WAKE, t), (CONSUME, t + self.take)]
+            start = t
+            kernel.read = self.take
             t += self.take
             if self.by_ioctl:
                 t = kernel.ioctl(t, 0)
@@ -245,8 +264,7 @@ class MapUnmap:
                     t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0)
             else:
                 t = kernel.spend(t, self.map + request.pages * self.pin)
-            handed = edges[-1][1] + kernel.handoff
-            ticket.edges = [*edges, (HANDOFF, handed), (QUEUE, t - kernel.execute), (EXECUTE, t)]
+            ticket.edges = [*ticket.edges, (WAKE, start), *kernel.edges(start, t)]
             if ticket is not requests[-1]:  # whose end is that of the drain
                 ticket.complete(t)
         return t

@@ -32,7 +32,7 @@ class Ticket:
         "resumed",
         "space",
         "visible",
-        "waiter",
+        "waiters",
         "work",
         "written",
     )
@@ -45,7 +45,7 @@ class Ticket:
         self.resumed = written  # the vCPU runs on; for an owner: after its PROD write
         self.edges: list[tuple[int, int]] = []  # (stage, when it ended), from the last written entry to CONS
         self.visible: int | None = None  # CONS covers it
-        self.waiter: Any = None
+        self.waiters: tuple[Any, ...] = ()
         self.away = 0  # time outside the guest
         self.blocked = 0  # of which asleep on the VMM's lock
         self.behind = 0  # of which after CONS had moved
@@ -53,14 +53,14 @@ class Ticket:
     def complete(self, visible: int) -> None:
         """Its end can be seen from `visible` on."""
         self.visible = visible
-        if self.waiter is not None:
-            self.waiter.succeed()
+        for waiter in self.waiters:
+            waiter.succeed()
 
     def wait(self, clock: Clock, cause: str) -> Any:
-        """An event at which its end is known."""
-        if self.waiter is None:
-            self.waiter = clock.signal(cause)
-        return self.waiter
+        """An event at which its end is known: one for each who waits, so that `Clock.peek` sees them all."""
+        waiter = clock.signal(cause)
+        self.waiters += (waiter,)
+        return waiter
 
     def share(self, stage: list[int], start: int, until: int) -> None:
         """Share the time of one issue call among the stages, to the last nanosecond.

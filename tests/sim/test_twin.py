@@ -47,7 +47,7 @@ VARIANTS = {
     )
 }
 COUNTED = ("exits_vmm", "exits_kernel", "ioctls", "host_syncs", "cons_reads", "wakes", "interrupts", "exposure")
-SEEDS = range(100)
+SEEDS = range(60)
 
 
 class ByLot(simpy.Environment):
@@ -165,7 +165,7 @@ def test_engine_and_textbook_agree(row):
 
 @pytest.mark.parametrize("row", VARIANTS.values(), ids=VARIANTS)
 def test_they_agree_on_every_column(row):
-    check(row, map(random_scenario, range(1000, 1040)))
+    check(row, map(random_scenario, range(1000, 1020)))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -39,7 +39,8 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
         raise InvalidInput(problems)
     costs, smmu, workload = scenario.costs, scenario.smmu, scenario.workload
     engine = RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
-    sole = scenario.guests == 1 and not row.executes_directly and row.queues in ("cmdq", "virtqueue")
+    one_consumer = row.consumer == "vmm" or (not row.executes_directly and row.queues != "cmdq+vcmdq")
+    sole = scenario.guests == 1 and one_consumer
     host = HostQueue(clock, engine, costs, smmu.host_queue_log2, smmu.errata, sole)
     if isinstance(engine, RoundRobin):
         engine.add(host.feed)

@@ -34,8 +34,8 @@ check: $(ready) ## lint, format, types, layers, and notebooks that agree with th
 	.venv/bin/nbstripout --verify $(books)
 	$(python) -m pytest -q tests/house/test_notebooks.py
 
-bench: $(ready) ## time the simulator beside its textbook model
-	$(python) tests/bench/bench.py
+bench: $(ready) ## time the simulator beside its textbook model and beside C: some minutes
+	.venv/bin/smmu-lab bench
 
 notebooks: $(ready) ## pair notebooks with their .py sources, strip their outputs, execute them
 	.venv/bin/jupytext --sync notebooks/*.py exercises/*/exercise.py

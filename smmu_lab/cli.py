@@ -99,6 +99,9 @@ def compare(
     guests: Annotated[str | None, typer.Option(help="Virtual machines.")] = None,
     profile: Annotated[str | None, typer.Option("--costs", help="Cost profile: grace, n1 or a57.")] = None,
     seed: Annotated[str | None, typer.Option(help="Of all random streams.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Replicate until each mean is known so well, e.g. 0.01 for ± 1 %.")
+    ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Any field, e.g. costs.exit_kernel=0.9us.")
     ] = None,
@@ -130,8 +133,48 @@ def compare(
     from rich.console import Console
 
     with Console(stderr=True).status("") as status:
-        result = run(made, chosen, lambda name: status.update(f"simulating {name}"))
+        sure = read_assignment(f"precision={precision}")[1] if precision is not None else None
+        result = run(made, chosen, lambda name: status.update(f"simulating {name}"), sure)
     _print(result, result.to_dict() if as_json else None, as_json)
+
+
+@app.command()
+def bench(
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, max=511, help="TLBIs of an unmap; repeat it for more. Default: 1, 8, 64.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--approach", metavar="NAME", help="Repeat it for more. Default: all.")
+    ] = None,
+    commands: Annotated[int, typer.Option(min=1, help="Commands of one run.")] = 20_000,
+    vcpus: Annotated[int, typer.Option(min=1, max=1024, help="VCPUs that share them.")] = 16,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    textbook: Annotated[bool, typer.Option("--textbook/--no-textbook", help="Run the slow twin as well.")] = True,
+    scaling: Annotated[
+        bool, typer.Option("--scaling/--no-scaling", help="Up to a million commands, up to 256 vCPUs.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """How fast the lab is: the simulator beside its textbook twin and beside C. Status 1 if they disagree."""
+    from rich.console import Console
+
+    from smmu_lab.study.bench import BATCHES
+    from smmu_lab.study.bench import bench as measure
+
+    with Console(stderr=True).status("") as status:
+        report = measure(
+            batch or BATCHES,
+            names or (),
+            commands=commands,
+            vcpus=vcpus,
+            repetitions=repetitions,
+            by_the_book=textbook,
+            scaling=scaling,
+            progress=status.update,
+        )
+    _print(report, report.to_dict(), as_json)
+    if report.disagreements:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -27,6 +27,12 @@ def test_compare_prints_the_verdict_and_nothing_else_on_stderr():
     assert "Traceback" not in done.stderr
 
 
+def test_a_precision_replicates():
+    done = run("compare", "vcmdq", "--set", "workload.ops=20", "--precision", "0.2", "--json")
+    data = json.loads(done.stdout)
+    assert data["runs"]["vcmdq"]["replications"] >= 5
+
+
 def test_compare_json_is_what_python_gives():
     done = run("compare", "batched", "vcmdq", "--pages", "64", "--no-ril", "--set", "workload.ops=50", "--json")
     scenario = lab.Scenario(workload=lab.unmaps(pages=64, ops=50), smmu=lab.Smmu(ril=False))
@@ -49,6 +55,7 @@ def test_a_scenario_file_is_the_base_of_the_flags(tmp_path):
         (["compare", "batchd"], ["approach 'batchd': unknown; did you mean 'batched'?"]),
         (["compare", "--vcpus", "2.7", "--seed", "x"], ["vcpus: 2.7 is not valid", "seed: 'x' is not valid"]),
         (["compare", "--trace", "none.csv.gz"], ["none.csv.gz: cannot be read: No such file or directory"]),
+        (["compare", "--precision", "1%"], ["precision: '1%' is not valid: a number above 0 and below 1, e.g. 0.01"]),
         (["compare", "--set", "nonsense"], ["--set: 'nonsense' is not valid: path=value"]),
         (["compare", "--pages"], ["Option '--pages' requires an argument"]),
         (["frobnicate"], ["No such command 'frobnicate'"]),

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 from smmu_lab.charts.palette import COLOURS, PARTIES, WAITING, ink_on
 from smmu_lab.charts.svg import STYLE, fit, tag, text, ticks
-from smmu_lab.record import STAGES, Run
+from smmu_lab.record import STAGES, Run, Sample, noun_of
 from smmu_lab.sheet import Sheet
 from smmu_lab.units import show_time
 
@@ -18,7 +18,7 @@ NARROW = 680
 """Below this width the shares stand under the times, px."""
 
 
-def breakdown(runs: Mapping[str, Run], width: int = 860, data: Mapping[str, object] | None = None) -> str:
+def breakdown(runs: Mapping[str, Run | Sample], width: int = 860, data: Mapping[str, object] | None = None) -> str:
     """Where the time of one operation goes under each approach: stacked bars, a stage a segment.
 
     One panel is time, linear and from zero, with a whisker to p99. The other has the same segments as shares of the
@@ -91,7 +91,7 @@ def breakdown(runs: Mapping[str, Run], width: int = 860, data: Mapping[str, obje
     )
 
 
-def breakdown_sheet(runs: Mapping[str, Run]) -> Sheet:
+def breakdown_sheet(runs: Mapping[str, Run | Sample]) -> Sheet:
     """The figures of `breakdown` as a table, its text twin."""
     used = [stage for stage in STAGES if any(run.breakdown[stage] for run in runs.values())]
     rows = [
@@ -106,17 +106,17 @@ def breakdown_sheet(runs: Mapping[str, Run]) -> Sheet:
     return Sheet(("approach", *used, "mean", "p99"), rows, left=("approach",), caption="where the mean goes")
 
 
-def summary(runs: Mapping[str, Run]) -> str:
+def summary(runs: Mapping[str, Run | Sample]) -> str:
     """What `breakdown` shows, in one line for those who cannot see it."""
     said = (f"{name} {show_time(sum(run.breakdown.values()))}" for name, run in runs.items())
     return f"Mean latency of one {_noun(runs)} by stage: {', '.join(said)}"
 
 
-def _noun(runs: Mapping[str, Run]) -> str:
-    return next(iter(runs.values())).noun
+def _noun(runs: Mapping[str, Run | Sample]) -> str:
+    return noun_of(runs.values())
 
 
-def _segments(run: Run, name: str, x: float, y: float, scale: float, labels: bool = False) -> Iterator[str]:
+def _segments(run: Run | Sample, name: str, x: float, y: float, scale: float, labels: bool = False) -> Iterator[str]:
     """One bar. `scale`: px per ns; `labels`: write the stage into segments that are wide enough."""
     mean = sum(run.breakdown.values())
     edges = accumulate(run.breakdown.values(), initial=0.0)

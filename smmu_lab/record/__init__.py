@@ -5,8 +5,9 @@ showing them (`smmu_lab.view`).
 """
 
 from smmu_lab.record.columns import BATCHES, KINDS, OPS, STAGES, Counts, Table
-from smmu_lab.record.run import Run
-from smmu_lab.record.statistics import Distribution, Estimate, batch_means, quantile
+from smmu_lab.record.run import Run, noun_of, settling
+from smmu_lab.record.sample import Sample
+from smmu_lab.record.statistics import Distribution, Estimate, Warmup, batch_means, mser5, quantile, sectioned
 
 __all__ = [
     "BATCHES",
@@ -17,7 +18,13 @@ __all__ = [
     "Distribution",
     "Estimate",
     "Run",
+    "Sample",
     "Table",
+    "Warmup",
     "batch_means",
+    "mser5",
+    "noun_of",
     "quantile",
+    "sectioned",
+    "settling",
 ]

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from operator import add
+from itertools import accumulate, islice
+from operator import add, sub
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from smmu_lab.record.columns import KINDS, STAGES, Counts, Table
-from smmu_lab.record.statistics import Distribution
-from smmu_lab.scenario import Approach, Scenario
+from smmu_lab.record.sample import Sample
+from smmu_lab.record.statistics import Distribution, Warmup, mser5
+from smmu_lab.scenario import Approach, Scenario, Unmaps
 
 if TYPE_CHECKING:
     import pandas
+
+_MAP = KINDS.index("map")
 
 
 @attrs.define(kw_only=True, slots=False, eq=False, repr=False)
 class Run:
     """One scenario under one approach: what happened, in whole nanoseconds.
+
+    Latency, breakdown and time with interrupts off are of the measured operations after the `warmup`. Counts and
+    throughput are of the whole run, and per operation they are divided by all measured operations.
 
     Attributes:
         ops: one row per operation (`OPS`), in the order in which they ended; its stages sum to its latency.
@@ -28,6 +35,7 @@ class Run:
         guests: what each guest caused.
         queues: (guest, queue, PROD, CONS) at the end.
         events: simpy events, by cause.
+        dropped: measured operations to leave out as warm-up; None is as many as MSER-5 says.
     """
 
     scenario: Scenario
@@ -37,6 +45,7 @@ class Run:
     guests: tuple[Counts, ...]
     queues: tuple[tuple[int, int, int, int], ...]
     events: Mapping[str, int]
+    dropped: int | None = None
 
     @cached_property
     def counts(self) -> Counts:
@@ -54,6 +63,26 @@ class Run:
             total = list(map(add, total, self.ops[stage]))
         return total
 
+    # -- what is measured --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _members(self) -> tuple[list[int], Sequence[int]]:
+        """Rows that count, those of one measured operation together, its own the last; and where each one's end."""
+        ops = self.ops
+        kinds = ops["kind"]
+        wanted = min(kinds, default=0)
+        number: Counter[tuple[int, int]] = Counter()
+        keys = []
+        for row, (kind, guest, vcpu) in enumerate(zip(kinds, ops["guest"], ops["vcpu"], strict=True)):
+            if kind in (wanted, _MAP):
+                who = guest, vcpu
+                keys.append((number[who], who, row))
+                number[who] += kind == wanted
+        rows = [row for ended, who, row in sorted(keys) if ended < number[who]]
+        if len(rows) == number.total():
+            return rows, range(1, len(rows) + 1)
+        return rows, [end for end, row in enumerate(rows, 1) if kinds[row] == wanted]
+
     @cached_property
     def measured(self) -> list[int]:
         """Rows of `ops` that count for statistics: the unmaps; of a recording without any, its flushes or doorbells.
@@ -61,32 +90,61 @@ class Run:
         Ordered by their number within their vCPU, then by guest and vCPU: about the order of time, and the same order
         under every approach.
         """
-        ops = self.ops
-        wanted = min(ops["kind"], default=0)
-        number: Counter[tuple[int, int]] = Counter()
-        keys = []
-        for row, (kind, guest, vcpu) in enumerate(zip(ops["kind"], ops["guest"], ops["vcpu"], strict=True)):
-            if kind == wanted:
-                who = guest, vcpu
-                number[who] += 1
-                keys.append((number[who], who, row))
-        return [row for _, _, row in sorted(keys)]
+        rows, ends = self._members
+        return [rows[end - 1] for end in ends]
 
-    @cached_property
+    @property
     def noun(self) -> str:
-        """What is measured: ``unmap``, ``flush`` or ``doorbell``."""
-        return KINDS[min(self.ops["kind"], default=0)]
+        """What is measured: ``unmap``, ``flush`` or ``doorbell``; ``map + unmap`` where the maps before it count."""
+        rows, ends = self._members
+        return ("map + " if len(rows) > len(ends) else "") + KINDS[min(self.ops["kind"], default=0)]
+
+    def values(self, column: Sequence[int]) -> list[int]:
+        """A column of `ops` (or `latencies`) per measured operation, with what the maps before it add, in order."""
+        rows, ends = self._members
+        values = [column[row] for row in rows]
+        if len(rows) == len(ends):
+            return values
+        sums = list(accumulate(values))
+        upto = [sums[end - 1] for end in ends]
+        return list(map(sub, upto, [0, *upto]))
+
+    def total(self, column: Sequence[int], warmup: int) -> int:
+        """Sum of a column over the measured operations after the first `warmup`, with their maps."""
+        rows, ends = self._members
+        return sum(map(column.__getitem__, islice(rows, ends[warmup - 1] if warmup else 0, None)))
 
     @cached_property
+    def series(self) -> list[int]:
+        """Latency of every measured operation, those of the warm-up too, in order, ns."""
+        return self.values(self.latencies)
+
+    # -- figures -----------------------------------------------------------------------------------------------------
+
+    @property
+    def warmup(self) -> int:
+        """Measured operations that are left out of the figures: the first ones, which find all queues empty."""
+        return settling([self]).length if self.dropped is None else self.dropped
+
+    @cached_property
+    def sample(self) -> Sample:
+        """The figures of this run alone."""
+        return Sample((self,), self.warmup)
+
+    @property
     def latency(self) -> Distribution:
         """Latency of the measured operations: mean, quantiles, intervals, ns."""
-        return Distribution([self.latencies[row] for row in self.measured])
+        return self.sample.latency
 
-    @cached_property
+    @property
     def breakdown(self) -> dict[str, float]:
         """Mean time of each stage over the measured operations, ns; they sum to the mean latency."""
-        rows = self.measured
-        return {stage: sum(map(self.ops[stage].__getitem__, rows)) / max(1, len(rows)) for stage in STAGES}
+        return self.sample.breakdown
+
+    @property
+    def irq_off(self) -> float:
+        """Mean time with interrupts off per measured operation, ns."""
+        return self.sample.irq_off
 
     @cached_property
     def duration(self) -> int:
@@ -97,18 +155,11 @@ class Run:
     @property
     def throughput(self) -> float:
         """Measured operations per second of simulated time."""
-        return len(self.measured) * 1e9 / self.duration if self.duration else 0.0
-
-    @cached_property
-    def irq_off(self) -> float:
-        """Mean time with interrupts off per measured operation, ns."""
-        rows = self.measured
-        return sum(map(self.ops["irq_off"].__getitem__, rows)) / max(1, len(rows))
+        return self.sample.throughput
 
     def per_operation(self, name: str) -> float:
         """A count divided by the number of measured operations."""
-        count: int = getattr(self.counts, name)
-        return count / max(1, len(self.measured))
+        return self.sample.per_operation(name)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The operations as a data frame, with ``latency``; needs pandas."""
@@ -121,16 +172,25 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Summary of the run as plain data, times in ns."""
-        return {
-            "approach": self.approach.name,
-            "operations": len(self.measured),
-            "duration": self.duration,
-            "throughput": self.throughput,
-            "latency": self.latency.to_dict() if self.measured else None,
-            "breakdown": self.breakdown,
-            "counts": attrs.asdict(self.counts),
-            "irq_off": self.irq_off,
-        }
+        return self.sample.to_dict()
 
     def __repr__(self) -> str:
         return f"<Run of {self.approach.name}: {len(self.measured):,} operations, latency {self.latency}>"
+
+
+def settling(runs: Sequence[Run]) -> Warmup:
+    """The warm-up of replications: MSER-5 on their sum, operation by operation.
+
+    A recorded guest is all of it: MSER-5 would take a phase of it for a warm-up. Nor does it suit flush-queue mode: the
+    flush in every 255 unmaps is no transient, and a beginning that ends with one looks like one.
+    """
+    load = runs[0].scenario.workload
+    if not isinstance(load, Unmaps) or load.lazy:
+        return Warmup()
+    return mser5(list(map(sum, zip(*(run.series for run in runs), strict=True))))
+
+
+def noun_of(runs: Iterable[Run | Sample]) -> str:
+    """What is measured in runs of the same scenario: where any of them sends maps, a map counts for all."""
+    nouns = [run.noun for run in runs]
+    return next((noun for noun in nouns if noun.startswith("map")), nouns[0])

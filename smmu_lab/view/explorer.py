@@ -13,7 +13,7 @@ import traitlets
 from IPython.display import display
 
 from smmu_lab.charts import STYLE, breakdown, breakdown_sheet, still, summary, tag
-from smmu_lab.record import Run
+from smmu_lab.record import Sample
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, Unmaps, approach, costs, unmap_batches
 from smmu_lab.scenario.costs import PROFILES
 from smmu_lab.sheet import Sheet
@@ -45,7 +45,7 @@ def affordable(scenario: Scenario, approaches: int) -> Scenario:
     return scenario.but({"workload.ops": min(load.ops, FLUSH if load.lazy else max(FEWEST, unmaps))})
 
 
-def table(runs: Mapping[str, Run]) -> Sheet:
+def table(runs: Mapping[str, Sample]) -> Sheet:
     """The figures beside the bars; events are per unmap."""
     header = (
         "approach",
@@ -71,14 +71,14 @@ def table(runs: Mapping[str, Run]) -> Sheet:
     return Sheet(header, rows, left=("approach",))
 
 
-def _with_margin(run: Run) -> str:
+def _with_margin(run: Sample) -> str:
     mean = run.latency.mean
     margin = f"± {mean.half_width / mean.value:.1%}" if mean.half_width is not None and mean.value else "± ?"
     return f"{show_time(mean.value)} {margin}"
 
 
 def _unmaps(result: Comparison) -> int:
-    return max(len(run.measured) for run in result.runs.values())
+    return max(sample.measured for sample in result.samples.values())
 
 
 def _source(name: str) -> str:
@@ -167,10 +167,10 @@ class Explorer(anywidget.AnyWidget):
     def _picture(self, result: Comparison, lasting: bool = False) -> str:
         state = {path.rpartition(".")[2]: value for path, value in self.setting.items()}
         state["operations"] = _unmaps(result)
-        chart = breakdown(result.runs, min(max(self.width, WIDTHS[0]), WIDTHS[1]), state)
+        chart = breakdown(result.samples, min(max(self.width, WIDTHS[0]), WIDTHS[1]), state)
         if lasting:
-            chart = still(chart, summary(result.runs))
-        return f"{chart}<p>{escape(self._basis(result))}</p>{table(result.runs)._repr_html_()}"
+            chart = still(chart, summary(result.samples))
+        return f"{chart}<p>{escape(self._basis(result))}</p>{table(result.samples)._repr_html_()}"
 
     def _basis(self, result: Comparison) -> str:
         reading = "± is a 95 % interval, events are per unmap"
@@ -181,9 +181,9 @@ class Explorer(anywidget.AnyWidget):
         if self.comparison:
             html = tag("div", self._picture(self.comparison, lasting=True), data_picture=self.picture)
             words = [
-                repr(breakdown_sheet(self.comparison.runs)),
+                repr(breakdown_sheet(self.comparison.samples)),
                 self._basis(self.comparison),
-                repr(table(self.comparison.runs)),
+                repr(table(self.comparison.samples)),
             ]
             display({"text/html": html, "text/plain": "\n\n".join(words)}, raw=True)
         live, metadata = self._repr_mimebundle_() or ({}, {})

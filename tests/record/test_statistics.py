@@ -1,13 +1,15 @@
 """Intervals cover what they promise, and the figures are those of the textbooks."""
 
 import random
-from statistics import fmean
+from fractions import Fraction
+from itertools import chain
+from statistics import NormalDist, fmean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smmu_lab.record import Distribution, Table, batch_means, quantile
+from smmu_lab.record import Distribution, Table, Warmup, batch_means, mser5, quantile, sectioned
 from smmu_lab.record.statistics import student
 
 TABLE = {4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 9: 2.262, 14: 2.145, 19: 2.093, 30: 2.042}
@@ -79,3 +81,84 @@ def test_a_float_never_enters_a_column():
     table.append((0.5,))
     with pytest.raises(TypeError):
         _ = table["a"]
+
+
+def plain_mser5(values):
+    """MSER-5 from its definition: each cut tried, each error summed anew."""
+    batches = [Fraction(sum(values[k : k + 5]), 5) for k in range(0, len(values) - len(values) % 5, 5)]
+    half = len(batches) // 2
+    errors = []
+    for cut in range(half + 1):
+        rest = batches[cut:]
+        mean = sum(rest) / len(rest)
+        errors.append(sum((each - mean) ** 2 for each in rest) / len(rest) ** 2)
+    best = errors.index(min(errors))
+    return Warmup(5 * best, best < half)
+
+
+@given(st.lists(st.integers(0, 10**9) | st.just(7), min_size=100, max_size=160))
+def test_mser5_is_its_definition(values):
+    assert mser5(values) == plain_mser5(values)
+
+
+@given(st.lists(st.integers(101, 10**6), max_size=60), st.integers(101, 200))
+def test_mser5_cuts_a_transient_before_a_constant_to_the_batch(transient, more):
+    values = transient + [100] * (more + len(transient))
+    assert mser5(values) == Warmup(-(-len(transient) // 5) * 5)
+
+
+def test_mser5_keeps_what_is_constant_periodic_or_short():
+    assert mser5([8] * 1000) == Warmup(0)
+    assert mser5([1, 2, 3, 4, 5] * 100) == Warmup(0)
+    assert mser5(range(99)) == Warmup(0)
+
+
+def test_what_never_settles_is_said_to():
+    assert mser5(range(1000)) == Warmup(500, settled=False)
+
+
+def test_of_independent_values_little_is_cut_and_hardly_ever_half():
+    rng = random.Random(4)
+    warmups = [mser5([int(rng.expovariate(1e-3)) for _ in range(400)]) for _ in range(200)]
+    assert sum(each.length for each in warmups) / 200 < 400 * 0.06
+    assert sum(not each.settled for each in warmups) <= 4
+
+
+def test_a_t_interval_is_that_of_the_tables():
+    """Mean 10, standard deviation 1, 5 values: 2.776 / sqrt(5)."""
+    values = [9, 9, 10, 11, 11]
+    assert stdev(values) == 1
+    assert sectioned(10, values).half_width == pytest.approx(2.776 / 5**0.5, rel=2e-3)
+    assert sectioned(10, values[:4]).half_width is None
+
+
+def test_the_interval_of_a_quantile_covers_it_when_neighbours_are_alike():
+    """The p99 of a random walk pulled to its mean: replications know it, order statistics do not."""
+    rng = random.Random(5)
+    deviation = (1 / (1 - 0.9**2)) ** 0.5
+    true = NormalDist(10**6, 10**5 * deviation).inv_cdf(0.99)
+
+    def walk():
+        x = rng.gauss(0, deviation)
+        values = []
+        for _ in range(400):
+            x = 0.9 * x + rng.gauss(0, 1)
+            values.append(round(10**6 + 10**5 * x))
+        return values
+
+    hits = naive = 0
+    for _ in range(100):
+        replications = [walk() for _ in range(10)]
+        of_replications = Distribution(*replications).quantile(0.99)
+        of_one = Distribution(list(chain(*replications))).quantile(0.99)
+        assert of_replications.value == of_one.value
+        hits += of_replications.low <= true <= of_replications.high
+        naive += of_one.low <= true <= of_one.high
+    assert hits >= 90
+    assert naive < 80
+
+
+def test_a_replication_too_short_for_a_quantile_bounds_nothing():
+    replications = [list(range(50))] * 6
+    assert Distribution(*replications).p99.half_width is None
+    assert Distribution(*replications).p50.half_width is not None

@@ -128,7 +128,7 @@ def compare(
     if trace is not None:
         base = base.but(workload=read_trace(trace).workload())
     made = base.but(changes)
-    chosen = names or [row.name for row in approaches()]
+    chosen = names or [row.name for row in approaches() if not made.refuses(row)]
 
     from rich.console import Console
 

@@ -39,7 +39,8 @@ def affordable(scenario: Scenario, approaches: int) -> Scenario:
     """The scenario with as many unmaps as the budget allows, and never more than it asks for."""
     load = scenario.workload
     assert isinstance(load, Unmaps)
-    commands = sum(map(sum, unmap_batches(load.pages, load.granule, scenario.smmu.ril, load.ats_devices)))
+    batches = unmap_batches(load.pages, load.granule, scenario.smmu.ril, load.ats_devices)
+    commands = sum(sum(batch[:4]) + 1 for batch in batches)
     vcpus = scenario.guests * scenario.vcpus
     unmaps = BUDGET // (PER_UNMAP * approaches + PER_COMMAND * commands) // vcpus
     return scenario.but({"workload.ops": min(load.ops, FLUSH if load.lazy else max(FEWEST, unmaps))})

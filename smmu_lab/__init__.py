@@ -21,6 +21,7 @@ _HOME = {
     "Smmu": "scenario",
     "approach": "scenario",
     "approaches": "scenario",
+    "check_approach": "study",
     "compare": "study",
     "costs": "scenario",
     "exercise": "learn",

@@ -2,7 +2,9 @@
 
 import smmu_lab as lab
 
-DOCUMENTED = {"Costs", "Host", "InvalidInput", "Scenario", "Smmu", "approach", "approaches", "compare", "costs"} | {
+DOCUMENTED = {"Costs", "Host", "InvalidInput", "Scenario", "Smmu", "approach", "approaches", "costs"} | {
+    "check_approach",
+    "compare",
     "exercise",
     "explore",
     "read_trace",

@@ -1,9 +1,10 @@
-"""Many runs: comparing approaches on the same operations.
+"""Many runs: comparing approaches on the same operations, and checking what each of them must keep.
 
 Here belongs what needs more than one record. Not here: what one record says (`smmu_lab.record`), and widgets
 (`smmu_lab.view`).
 """
 
 from smmu_lab.study.compare import Comparison, compare
+from smmu_lab.study.conformance import Conformance, Finding, check_approach
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "Conformance", "Finding", "check_approach", "compare"]

@@ -76,14 +76,15 @@ class Table:
 
     def append(self, row: tuple[int, ...]) -> None:
         """Add a row with one integer per column; it is checked when it reaches the columns."""
-        self._pending += row
-        if len(self._pending) >= self._limit:
+        pending = self._pending
+        pending += row
+        if len(pending) >= self._limit:
             self._settle()
 
     def _settle(self) -> None:
         pending, width = self._pending, self._width
         for k, column in enumerate(self._columns.values()):
-            column.extend(pending[k::width])
+            column.fromlist(pending[k::width])
         pending.clear()
 
     def __getitem__(self, name: str) -> array[int]:

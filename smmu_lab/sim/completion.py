@@ -35,11 +35,14 @@ class Polled:
 
     def seen(self, ticket: Ticket, t: int) -> int | None:
         """Poll until CONS covers the ticket."""
-        if ticket.visible is None:
+        visible = ticket.visible
+        if visible is None:
             return None
-        seen, reads = poll(t, ticket.visible, self.relax, self.cost, self.sample)
-        self._count(reads)
+        seen, reads = poll(t, visible, self.relax, self.cost, self.sample)
+        counts = self.counts
+        counts.cons_reads += reads
         if self.exits:
+            counts.exits_kernel += reads
             ticket.away += reads * self.cost
         return seen
 
@@ -52,14 +55,10 @@ class Polled:
 
     def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
         """Read the register once: when the value is taken, and when it is back."""
-        self._count(1)
+        self.counts.cons_reads += 1
+        self.counts.exits_kernel += self.exits
         return t + self.sample, t + self.cost
         yield
-
-    def _count(self, reads: int) -> None:
-        self.counts.cons_reads += reads
-        if self.exits:
-            self.counts.exits_kernel += reads
 
 
 class MsiWord:
@@ -111,24 +110,33 @@ class TrappedToVmm:
             if clock.peek() <= t:
                 yield clock.turn(t, READ_CONS, party, "poll" if step > 1 else "read")
             asked = t + self.exit - self.locked
-            granted = yield from self._locked(asked)
-            ticket.away += granted + self.locked - t
+            granted = self._ask(asked)
+            if not isinstance(granted, int):
+                granted = yield from granted
+            read = granted + self.locked
+            self.lock.release(read)
+            ticket.away += read - t
             ticket.blocked += granted - asked
-            t = granted + self.locked
+            t = read
             if ticket.visible is None and clock.peek() <= t:
                 yield clock.turn(t, READ_CONS, party, "poll")
-            if ticket.visible is not None and ticket.visible <= t:
-                ticket.behind = max(0, granted - max(asked, ticket.visible))
+            visible = ticket.visible
+            if visible is not None and visible <= t:
+                since = asked if asked > visible else visible
+                if granted > since:
+                    ticket.behind = granted - since
                 return t
 
     def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
         """Read the register once: when the value is taken, and when it is back."""
-        t = (yield from self._locked(t + self.exit - self.locked)) + self.locked
+        granted = self._ask(t + self.exit - self.locked)
+        if not isinstance(granted, int):
+            granted = yield from granted
+        t = granted + self.locked
+        self.lock.release(t)
         return t, t
 
-    def _locked(self, asked: int) -> Generator[Any, Any, int]:
+    def _ask(self, asked: int) -> int | Generator[Any, Any, int]:
         self.counts.exits_vmm += 1
         self.counts.cons_reads += 1
-        granted = yield from self.lock.acquire(asked)
-        self.lock.release(granted + self.locked)
-        return granted
+        return self.lock.acquire(asked)

@@ -25,13 +25,17 @@ class Lock:
         self.held = False
         self.waiting: deque[Any] = deque()
 
-    def acquire(self, t: int) -> Generator[Any, Any, int]:
-        """Ask at `t`, in the order of the times: returns when it is granted."""
+    def acquire(self, t: int) -> int | Generator[Any, Any, int]:
+        """Ask at `t`, in the order of the times: when it is granted, or a generator that returns that."""
         if self.held:
-            turn = self.clock.signal("lock")
-            self.waiting.append(turn)
-            yield turn
+            return self._wait(t)
         self.held = True
+        return t if t > self.free else self.free
+
+    def _wait(self, t: int) -> Generator[Any, Any, int]:
+        turn = self.clock.signal("lock")
+        self.waiting.append(turn)
+        yield turn
         return t if t > self.free else self.free
 
     def release(self, t: int) -> None:
@@ -65,7 +69,7 @@ class Vmm:
 
             def written(ticket: Ticket, at: int) -> None:
                 if queue.by_msi:
-                    ticket.edges = ticket.edges + kernel.edges(t, at)
+                    ticket.edges += kernel.edges(t, at)
                     ticket.complete(at)
 
             end = yield from handoff.consume(group.tickets, t, written)
@@ -125,5 +129,5 @@ class Host:
         t = kernel.spend(t, entries * kernel.convert + fixes)
         if array := commands(works):
             t = yield from kernel.issue(t, kernel.lists(array), 0)
-        drain.edges = [(WAKE, start), *kernel.edges(start, t)]
+        drain.edges = ((WAKE, start), *kernel.edges(start, t))
         return t

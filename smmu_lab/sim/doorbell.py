@@ -27,9 +27,11 @@ class TrapToVmm:
         """Exit, take the lock, consume, return to the guest."""
         self.counts.exits_vmm += 1
         asked = t + self.exit - self.locked
-        granted = yield from self.lock.acquire(asked)
+        granted = self.lock.acquire(asked)
+        if not isinstance(granted, int):
+            granted = yield from granted
         begins = granted + self.locked
-        group.leaves([(GATHER, t), (LOCK, t + granted - asked), (DOORBELL, begins)])
+        group.leaves(((GATHER, t), (LOCK, t + granted - asked), (DOORBELL, begins)))
         end = yield from self.vmm.consume(self.queue, group, begins)
         self.lock.release(end)
         owner = group.tickets[0]
@@ -55,7 +57,7 @@ class TrapToKernel:
         self.counts.exits_kernel += 1
         group.captured = t + self.exit
         end = group.captured + self.signal
-        group.leaves([(GATHER, t), (DOORBELL, end)])
+        group.leaves(((GATHER, t), (DOORBELL, end)))
         group.tickets[0].away += end - t
         self.doorbell.published.append(group)
         self.doorbell.rang(end)
@@ -76,7 +78,7 @@ class KernelCall:
         """Exit, consume, return to the guest."""
         self.counts.exits_kernel += 1
         begins = t + self.exit
-        group.leaves([(GATHER, t), (DOORBELL, begins)])
+        group.leaves(((GATHER, t), (DOORBELL, begins)))
         drain = Drain([group], begins)
         end = yield from self.host.run(drain, begins)
         self.queue.complete(drain, end)
@@ -95,7 +97,7 @@ class Polled:
         """Write PROD; the worker sees it a little later."""
         end = t + self.write
         group.captured = end + self.notice
-        group.leaves([(GATHER, t), (DOORBELL, group.captured)])
+        group.leaves(((GATHER, t), (DOORBELL, group.captured)))
         self.doorbell.published.append(group)
         self.doorbell.rang(group.captured)
         return end

@@ -134,7 +134,8 @@ class Guest:
             log2size = ECMDQ_LOG2
         queue: CommandQueue
         if requests is not None:
-            queue = RequestQueue(clock, log2size, costs, counts, row, doorbell.ring, name, machine.batches)
+            alone = row.consumer == "vmm" and machine.host.sole
+            queue = RequestQueue(clock, log2size, costs, counts, row, doorbell.ring, name, machine.batches, alone)
         else:
             by_msi = row.completion == "msi-word"
             advance: Callable[[int], None] = getattr(doorbell, "advance", lambda t: None)

@@ -11,7 +11,7 @@ from smmu_lab.record import Counts
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.host import HostQueue
-from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, Ticket
+from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, Edges, Ticket
 
 
 def host_list(tlbi: int, atc: int, tail: int = 0, leaf: bool = True) -> Work:
@@ -101,10 +101,10 @@ class Kernel:
         """Start to count anew."""
         self.read = self.handoff = self.execute = 0
 
-    def edges(self, start: int, end: int) -> list[tuple[int, int]]:
+    def edges(self, start: int, end: int) -> Edges:
         """The ends of the stages between, laid end to end."""
         read = start + self.read
-        return [(CONSUME, read), (HANDOFF, read + self.handoff), (QUEUE, end - self.execute), (EXECUTE, end)]
+        return (CONSUME, read), (HANDOFF, read + self.handoff), (QUEUE, end - self.execute), (EXECUTE, end)
 
     def spend(self, t: int, handoff: int) -> int:
         """Work of the kernel itself: returns when it is done."""
@@ -123,14 +123,15 @@ class Kernel:
         """
         for work in works:
             t = self.spend(t, (work.entries - 1) * convert)
-            t = yield from self.host.call(t, work, self.party, self.counts)
+            seen = self.host.call(t, work, self.party, self.counts)
+            t = seen if isinstance(seen, int) else (yield from seen)
             self.execute += self.host.engine.alone(work)
         return t
 
     def array(self, t: int, array: Commands) -> Generator[Any, Any, int]:
         """One ioctl for an array of commands."""
         t = self.ioctl(t, sum([tlbi + atc for tlbi, atc, _ in array]))
-        return (yield from self.issue(t, self.lists(array), self.convert))
+        return self.issue(t, self.lists(array), self.convert)
 
     def lists(self, array: Commands) -> Sequence[Work]:
         """The host's lists for an array of commands."""
@@ -264,7 +265,7 @@ class MapUnmap:
                     t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0)
             else:
                 t = kernel.spend(t, self.map + request.pages * self.pin)
-            ticket.edges = [*ticket.edges, (WAKE, start), *kernel.edges(start, t)]
+            ticket.edges += ((WAKE, start), *kernel.edges(start, t))
             if ticket is not requests[-1]:  # whose end is that of the drain
                 ticket.complete(t)
         return t

@@ -21,40 +21,35 @@ class Direct:
 
     def __init__(self, engine: Fifo, costs: Costs) -> None:
         self.engine = engine
+        self.advance = engine.advance
         self.feed = Feed(self._finish)
         self.write = costs.mmio_w
-        self.rung: deque[tuple[int, int]] = deque()  # (PROD after a PROD write, when)
-        self.started: int | None = None
-        self.commands = self.syncs = 0
+        self.rung: deque[Group] = deque()
+        self.started = self.commands = self.syncs = 0
 
     def ring(self, group: Group, t: int) -> int:
         """A posted write: the vCPU runs on when it has left."""
         arrival = t + self.write
-        group.leaves([(GATHER, t), (DOORBELL, arrival)])
-        self.rung.append((group.tickets[-1].end, t))
+        group.leaves(((GATHER, t), (DOORBELL, arrival)))
+        self.rung.append(group)
         self.engine.post(self.feed, arrival, group)
         return arrival
 
-    def advance(self, t: int) -> None:
-        """Bring CONS up to `t`."""
-        self.engine.advance(t)
-
     def _finish(self, ticket: Ticket, start: int, done: int) -> None:
         queue, work = self.queue, ticket.work
-        ticket.edges = [*ticket.edges, (QUEUE, start), (EXECUTE, done)]
+        ticket.edges += (QUEUE, start), (EXECUTE, done)
         ticket.complete(done)
         if queue.clock.trail is not None:
             queue.clock.note("ran", queue.name, start, done, ticket)
         queue.consumed(done, work.entries)
-        if self.started is None:
+        if not self.commands:
             self.started = start
         self.commands += work.entries
         self.syncs += work.sync
-        end, rung = self.rung[0]
-        if ticket.end == end:
+        group = self.rung[0]
+        if ticket is group.tickets[-1]:
             self.rung.popleft()
-            queue.log(rung, self.started, done, self.commands, self.syncs, end)
-            self.started = None
+            queue.log(group.published, self.started, done, self.commands, self.syncs, ticket.end)
             self.commands = self.syncs = 0
 
 
@@ -80,8 +75,8 @@ class Overlay(Direct):
         if not self.fixing and all(ticket.work.vcmdq for ticket in group.tickets):
             self.last = group.tickets[-1]
             return super().ring(group, t)
-        group.leaves([(GATHER, t), (DOORBELL, arrival)])
-        self.rung.append((group.tickets[-1].end, t))
+        group.leaves(((GATHER, t), (DOORBELL, arrival)))
+        self.rung.append(group)
         self.stopped.append((group, arrival))
         if not self.fixing:
             self.fixing = True
@@ -98,7 +93,7 @@ class Overlay(Direct):
                     t = max(arrival, (yield from self._completed()))
                     end = yield from self._emulate(work, t)
                     yield clock.turn(end, SUBMIT, self.kernel.party, "fix")
-                    ticket.edges = [*ticket.edges, (WAKE, t), (HANDOFF, end)]
+                    ticket.edges += (WAKE, t), (HANDOFF, end)
                     ticket.work = work._replace(tlbi=0, atc=0, ste=0, other=0)  # what is left for the engine
                 self.last = ticket
                 self.engine.post(self.feed, max(arrival, clock.now + self.write), Group(ticket))

@@ -39,14 +39,18 @@ class HostQueue:
         self.write = costs.hsubmit - self.post  # hsubmit is the whole insertion, PROD write included
         self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons, advance=engine.advance)
 
-    def call(self, t: int, work: Work, party: int, counts: Counts) -> Generator[Any, Any, int]:
-        """One issue call with CMD_SYNC: returns when its completion is seen."""
+    def call(self, t: int, work: Work, party: int, counts: Counts) -> int | Generator[Any, Any, int]:
+        """One issue call with CMD_SYNC: when its completion is seen, or a generator that returns that."""
         counts.host_syncs += 1
         counts.host_commands += work.entries
-        if self.sole:
-            end = t + self.alone(work)
+        if not self.sole:
+            return self._call(t, work, party)
+        end = t + self.alone(work)
+        if self.clock.trail is not None:
             self.clock.note("host", divmod(party, 1 << 16), t, end, work)
-            return end
+        return end
+
+    def _call(self, t: int, work: Work, party: int) -> Generator[Any, Any, int]:
         ticket = yield from self.queue.insert(t, work, self.write, party)
         seen = ticket.visible
         if seen is None:
@@ -54,7 +58,8 @@ class HostQueue:
             seen = ticket.visible
         assert seen is not None
         self.queue.leave(seen, ticket)
-        self.clock.note("host", divmod(party, 1 << 16), t, seen, work)
+        if self.clock.trail is not None:
+            self.clock.note("host", divmod(party, 1 << 16), t, seen, work)
         return seen
 
     def alone(self, work: Work) -> int:

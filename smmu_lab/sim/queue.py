@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, COMPLETE, STOLEN = range(len(STAGES))
 
 
+Edges = tuple[tuple[int, int], ...]
+"""(stage, when it ended), from the last written entry to CONS."""
+
+
 class Ticket:
     """A list's place in its queue, and what happened to it."""
 
@@ -43,7 +47,7 @@ class Ticket:
         self.written = written
         self.space = space  # time waited for room in the queue
         self.resumed = written  # the vCPU runs on; for an owner: after its PROD write
-        self.edges: list[tuple[int, int]] = []  # (stage, when it ended), from the last written entry to CONS
+        self.edges: Edges = ()
         self.visible: int | None = None  # CONS covers it
         self.waiters: tuple[Any, ...] = ()
         self.away = 0  # time outside the guest
@@ -111,7 +115,7 @@ class Group:
         """Entries of all lists."""
         return sum([ticket.work.entries for ticket in self.tickets])
 
-    def leaves(self, edges: list[tuple[int, int]]) -> None:
+    def leaves(self, edges: Edges) -> None:
         """The ends of its first stages, up to the doorbell."""
         for ticket in self.tickets:
             ticket.edges = edges
@@ -150,6 +154,7 @@ class CommandQueue:
     ) -> None:
         self.clock = clock
         self.size = 1 << log2size
+        self.mask = 2 * self.size - 1
         self.relax = relax
         self.ring = ring
         self.read_cons = read_cons
@@ -170,7 +175,7 @@ class CommandQueue:
 
     def register(self, count: int) -> int:
         """The value that PROD or CONS holds for a count of entries."""
-        return count & (2 * self.size - 1)
+        return count & self.mask
 
     def begin(self, index: int) -> None:
         """Start with PROD and CONS at an index, if nothing was published yet."""
@@ -286,7 +291,7 @@ class CommandQueue:
                 commands += ticket.work.entries
                 syncs += ticket.work.sync
                 if ticket.visible is None:
-                    ticket.edges = ticket.edges + drain.edges
+                    ticket.edges += drain.edges
                     ticket.complete(end)
         self.consumed(end, commands)
         self.log(drain.groups[0].published, drain.start, end, commands, syncs, drain.groups[-1].tickets[-1].end)
@@ -295,7 +300,7 @@ class CommandQueue:
         """Record a drain that took what PROD covered when it was `captured`."""
         self.drains += 1
         if self.batches is not None:
-            mask = 2 * self.size - 1
+            mask = self.mask
             self.batches.append((*self.name, rung, start, end, commands, syncs, captured & mask, self.cons & mask))
 
     def leave(self, t: int, ticket: Ticket) -> None:
@@ -303,9 +308,10 @@ class CommandQueue:
         heapq.heappush(self.leaving, (t, ticket.end))
         if self.clock.trail is not None:
             self.clock.note("seen", self.name, t, ticket)
-        for watcher in self.watching:
-            watcher.succeed()
-        self.watching.clear()
+        if self.watching:
+            for watcher in self.watching:
+                watcher.succeed()
+            self.watching.clear()
 
     def _settle(self, t: int) -> None:
         leaving = self.leaving

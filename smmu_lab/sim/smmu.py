@@ -78,9 +78,12 @@ class Fifo:
 
     def alone(self, work: Work) -> int:
         """Time of a list with its CMD_SYNC on an idle engine, ns."""
-        issued = work.tlbi * self.t_tlbi + work.atc * self.t_atc
-        answer = self.atc_rtt - work.tail * self.t_tlbi if work.atc else 0
-        return issued + max(self.occupancy, answer) + self.latency
+        issued = work.tlbi * self.t_tlbi
+        sync = self.occupancy
+        if work.atc:
+            issued += work.atc * self.t_atc
+            sync = max(sync, self.atc_rtt - work.tail * self.t_tlbi)
+        return issued + sync + self.latency
 
     def advance(self, until: int) -> None:
         """Nothing is left to be worked out: every end is known on arrival."""
@@ -91,21 +94,13 @@ class Turns:
 
     __slots__ = ("feed", "left", "runs", "start", "ticket", "time")
 
-    def __init__(self, feed: Feed, ticket: Ticket, engine: Fifo) -> None:
-        work = ticket.work
+    def __init__(self, feed: Feed, ticket: Ticket, runs: list[list[int]], left: int, time: int) -> None:
         self.feed = feed
         self.ticket = ticket
         self.start = -1
-        tail = work.tail if work.atc else 0
-        runs = (
-            [engine.t_tlbi, work.tlbi - tail, False],
-            [engine.t_atc, work.atc, True],
-            [engine.t_tlbi, tail, False],
-            [engine.occupancy, work.sync, False],
-        )
-        self.runs = [run for run in runs if run[1]]
-        self.left = sum([run[1] for run in self.runs])
-        self.time = sum([run[0] * run[1] for run in self.runs])  # of all that are left, ns
+        self.runs = [run.copy() for run in runs]
+        self.left = left  # commands of all runs
+        self.time = time  # of all that are left, ns
 
     def first(self, commands: int) -> int:
         """Time on the engine of the next so many commands, ns."""
@@ -134,6 +129,7 @@ class RoundRobin(Fifo):
         self.heads: list[Turns] = []  # the first list of each queue that has one, in the order of turns
         self.last = -1  # whose turn it was
         self.predicted = -1
+        self.known: dict[Work, tuple[list[list[int]], int, int]] = {}
 
     def add(self, feed: Feed) -> None:
         """One more queue, the last in the order of turns."""
@@ -148,14 +144,31 @@ class RoundRobin(Fifo):
             self.free = arrival
         waits = bool(feed.backlog)
         for ticket in group.tickets:
-            feed.backlog.append(Turns(feed, ticket, self))
+            feed.backlog.append(Turns(feed, ticket, *self._runs(ticket.work)))
         if waits:
             return
         self._line_up(feed)
         self._predict()
 
+    def _runs(self, work: Work) -> tuple[list[list[int]], int, int]:
+        """The runs of a list, how many commands they are, and their time."""
+        if work not in self.known:
+            tail = work.tail if work.atc else 0
+            all_runs = (
+                [self.t_tlbi, work.tlbi - tail, False],
+                [self.t_atc, work.atc, True],
+                [self.t_tlbi, tail, False],
+                [self.occupancy, work.sync, False],
+            )
+            runs = [run for run in all_runs if run[1]]
+            self.known[work] = runs, sum(run[1] for run in runs), sum(run[0] * run[1] for run in runs)
+        return self.known[work]
+
     def _line_up(self, feed: Feed) -> None:
         """The first list of a queue gets into the order of turns."""
+        if not self.heads:
+            self.heads.append(feed.backlog[0])
+            return
         first, number = self.last + 1, len(self.feeds)
         bisect.insort(self.heads, feed.backlog[0], key=lambda head: (head.feed.number - first) % number)
 
@@ -163,6 +176,8 @@ class RoundRobin(Fifo):
         """Make every choice that comes before `until`."""
         heads = self.heads
         while heads and self.free < until:
+            if len(heads) == 1 and self._run_through(until):
+                continue
             spare = until - self.free
             turn = sum([head.runs[0][0] for head in heads])
             rounds = min([head.runs[0][1] for head in heads]) - 1
@@ -186,6 +201,22 @@ class RoundRobin(Fifo):
                 if self._take():
                     break
 
+    def _run_through(self, until: int) -> bool:
+        """The only list runs to its end; not if a choice would come at `until` or later."""
+        head = self.heads[0]
+        if self.free + head.time - head.runs[-1][0] >= until:
+            return False
+        self.heads.clear()
+        if head.start < 0:
+            head.start = self.free
+        for cost, count, answered in head.runs:
+            self.free += cost * count
+            if answered:
+                head.feed.answered = self.free + self.atc_rtt
+        self.last = head.feed.number
+        self._end(head)
+        return True
+
     def _take(self) -> bool:
         """One command of the queue whose turn it is; whether it was the last of its list."""
         head = self.heads.pop(0)
@@ -205,15 +236,22 @@ class RoundRobin(Fifo):
         if head.runs:
             self.heads.append(head)
             return False
+        self._end(head)
+        return True
+
+    def _end(self, head: Turns) -> None:
+        """A list is through: the next one of its queue gets into its place."""
+        feed, ticket = head.feed, head.ticket
         feed.backlog.popleft()
         if feed.backlog:
             self.heads.append(feed.backlog[0])
-        feed.finish(head.ticket, head.start, self.retire(feed, self.free) if head.ticket.work.sync else self.free)
-        return True
+        feed.finish(ticket, head.start, self.retire(feed, self.free) if ticket.work.sync else self.free)
 
     def _next_end(self) -> int:
-        """When the next list ends, if nothing arrives: that with the fewest commands left, the nearest turn first."""
+        """When the next list ends if nothing arrives, or -1: that with fewest commands left, nearest turn first."""
         heads = self.heads
+        if not heads:
+            return -1
         if len(heads) == 1:
             return self.free + heads[0].time
         fewest = min([head.left for head in heads])
@@ -225,7 +263,7 @@ class RoundRobin(Fifo):
         return end
 
     def _predict(self) -> None:
-        end = self._next_end() if self.heads else -1
+        end = self._next_end()
         if end not in (-1, self.predicted):
             turn = self.clock.turn(end, NOTIFY, 0, "arbiter")
             turn.callbacks.append(self._arrive)
@@ -236,6 +274,6 @@ class RoundRobin(Fifo):
         if now == self.predicted:
             self.predicted = -1
             self.advance(now)
-            if self.heads and self._next_end() == now:
+            if self._next_end() == now:
                 self.advance(now + 1)  # commands that take no time
             self._predict()

@@ -17,7 +17,7 @@ from smmu_lab.sim.clock import SUBMIT, Clock, exponential
 from smmu_lab.sim.host import HostCpus
 
 if TYPE_CHECKING:
-    from smmu_lab.sim.queue import Group
+    from smmu_lab.sim.queue import Edges, Group
 
 
 class Drain:
@@ -28,7 +28,7 @@ class Drain:
     def __init__(self, groups: list[Group], start: int) -> None:
         self.groups = groups
         self.start = start
-        self.edges: list[tuple[int, int]] = []
+        self.edges: Edges = ()
 
 
 class Thread:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from smmu_lab.record import KINDS, STAGES
 from smmu_lab.scenario import Batch, Operation, Publication, Scenario, Unmaps, flush_batches, unmap_batches
 from smmu_lab.sim.clock import exponential, stream
 from smmu_lab.sim.driver import SYNC_TIMEOUT, Work, lists
-from smmu_lab.sim.guest import Guest
+from smmu_lab.sim.guest import Completion, Guest
 from smmu_lab.sim.queue import BUILD, LOCK, SPACE, CommandQueue, Ticket
 from smmu_lab.sim.virtio import Request, RequestQueue
 from smmu_lab.units import nanoseconds
@@ -33,6 +33,7 @@ class Vcpu:
         self.party = (guest.number << 16) + number
         workload = scenario.workload
         self.ops = guest.machine.ops
+        self.planned: _Plan | None = None
         self.open_loop = bool(workload.rate)
         self.force_sync = guest.machine.row.on_metal and scenario.smmu.errata == "force-sync"
         self.covered: int | None = None  # when the last CMD_SYNC's end could be seen
@@ -52,7 +53,7 @@ class Vcpu:
         t = due = 0
         for operation in operations:
             due = (due if self.open_loop else t) + next(self.gaps)
-            t = yield from self._operate(operation, max(t, due))
+            t = yield from self._operate(operation, due if due > t else t)
 
     def lazy(self, operations: Iterable[Operation], ats_devices: int) -> Generator[Any, Any, None]:
         """Unmaps go to this CPU's flush queue; a full queue or the timer flushes all of them at once.
@@ -92,33 +93,38 @@ class Vcpu:
 
     def requests(self, operations: Iterable[Operation]) -> Generator[Any, Any, None]:
         """Every unmap, and the maps before it, is a request of virtio-iommu; nothing else is."""
-        scenario = self.guest.machine.scenario
-        load, ril = scenario.workload, scenario.smmu.ril
-        granule = load.granule if isinstance(load, Unmaps) else 4096
         t = due = 0
+        planned: Operation | None = None
         for operation in operations:
             if operation.kind != "unmap":
                 continue
-            pages = operation.pages
+            if operation is not planned:
+                planned, requests = operation, self._requests(operation)
             due = (due if self.open_loop else t) + next(self.gaps)
             t = max(t, due)
-            for _ in range(load.maps):
-                t = yield from self._request(operation._replace(kind="map"), Request(pages), t)
-            batches = unmap_batches(pages, granule, ril, load.ats_devices)
-            t = yield from self._request(operation, Request(pages, batches), t)
+            for columns, request in requests:
+                t = yield from self._request(columns, request, t)
 
-    def _request(self, operation: Operation, request: Request, start: int) -> Generator[Any, Any, int]:
+    def _requests(self, unmap: Operation) -> list[tuple[tuple[int, ...], Request]]:
+        """The maps before an unmap, and itself: the columns of each, and the request."""
+        scenario = self.guest.machine.scenario
+        load, pages = scenario.workload, unmap.pages
+        granule = load.granule if isinstance(load, Unmaps) else 4096
+        batches = unmap_batches(pages, granule, scenario.smmu.ril, load.ats_devices)
+        made = (self._columns(self.number, unmap._replace(kind="map"), 0, 0), Request(pages))
+        gone = (self._columns(self.number, unmap, 0, 0), Request(pages, batches))
+        return [made] * load.maps + [gone]
+
+    def _request(self, columns: tuple[int, ...], request: Request, start: int) -> Generator[Any, Any, int]:
         queue = self.guest.paths[0][0]
         assert isinstance(queue, RequestQueue)
-        spent = _Spent(start)
         ticket = yield from queue.request(start, request, self.party)
         t = ticket.resumed
-        ticket.share(spent.stage, start, t)
-        spent.stage[LOCK] += spent.stage[SPACE]  # of the ring
-        spent.stage[SPACE] = 0
-        spent.irq_off = t - start
-        spent.away, spent.blocked = ticket.away, ticket.blocked
-        self._record(self.number, operation, 0, 0, spent, t)
+        stage = _NOTHING.copy()
+        self._spend(ticket, stage, start, t)
+        stage[LOCK] += stage[SPACE]  # of the ring
+        stage[SPACE] = 0
+        self.ops.append((*columns, start, t - start, *stage))
         return t
 
     def replay(self, published: Iterable[tuple[Publication, list[tuple[Batch, bool]]]]) -> Generator[Any, Any, None]:
@@ -130,62 +136,68 @@ class Vcpu:
             entries = sum(work.entries for work in works)
             queue, completion = guest.route(all(batch.vcmdq for batch, _ in batches), publication.vcpu)
             queue.begin(publication.cons)
-            spent = _Spent(t)
+            start, stage = t, _NOTHING.copy()
             ticket = yield from queue.republish(t + self.build, works, entries * self.write, self.party)
             seen = completion.seen(ticket, ticket.resumed) if ticket.work.sync else ticket.resumed
-            if seen is None:
-                seen = yield from completion.wait(ticket, ticket.resumed, self.party)
-            t = self._finish(queue, ticket, spent, t, seen)
+            t = seen if seen is not None else (yield from completion.wait(ticket, ticket.resumed, self.party))
+            irq_off = self._finish(queue, ticket, stage, start, t)
             tlbi, atc = sum(work.tlbi for work in works), sum(work.atc for work in works)
-            self._record(publication.vcpu, Operation("doorbell", 0, ()), tlbi, atc, spent, t)
+            columns = self._columns(publication.vcpu, Operation("doorbell", 0, ()), tlbi, atc)
+            self.ops.append((*columns, start, irq_off, *stage))
 
     def _operate(self, operation: Operation, start: int, queueing: int = 0) -> Generator[Any, Any, int]:
-        spent = _Spent(start)
-        spent.stage[BUILD] = queueing
+        plan = self.planned
+        if plan is None or plan.operation is not operation:
+            plan = self.planned = self._plan(operation)
+        stage = _NOTHING.copy()
+        stage[BUILD] = queueing
+        self.guest.counts.cpu_guest += queueing
         t = start + queueing
-        tlbi = atc = 0
-        for batch in operation.batches:
-            queue, completion = self.guest.route(batch.vcmdq, self.number)
-            tlbi += batch.tlbi
-            atc += batch.atc
-            for work in lists(batch, self.force_sync):
-                ticket = yield from queue.insert(t + self.build, work, work.entries * self.write, self.party)
-                seen = completion.seen(ticket, ticket.resumed) if work.sync else ticket.resumed
-                if seen is None:
-                    seen = yield from completion.wait(ticket, ticket.resumed, self.party)
-                t = self._finish(queue, ticket, spent, t, seen)
-        self._record(self.number, operation, tlbi, atc, spent, t)
+        irq_off = 0
+        for queue, completion, work, write in plan.calls:
+            called = t
+            ticket = yield from queue.insert(called + self.build, work, write, self.party)
+            seen = completion.seen(ticket, ticket.resumed) if work.sync else ticket.resumed
+            t = seen if seen is not None else (yield from completion.wait(ticket, ticket.resumed, self.party))
+            irq_off += self._finish(queue, ticket, stage, called, t)
+        self.ops.append((*plan.columns, start, irq_off, *stage))
         return t
 
-    def _finish(self, queue: CommandQueue, ticket: Ticket, spent: _Spent, called: int, t: int) -> int:
-        """The rest of an issue call that returns at `t`."""
+    def _plan(self, operation: Operation) -> _Plan:
+        batches = operation.batches
+        calls = [
+            (*self.guest.route(batch.vcmdq, self.number), work, work.entries * self.write)
+            for batch in batches
+            for work in lists(batch, self.force_sync)
+        ]
+        tlbi, atc = sum([batch.tlbi for batch in batches]), sum([batch.atc for batch in batches])
+        return _Plan(operation, calls, self._columns(self.number, operation, tlbi, atc))
+
+    def _finish(self, queue: CommandQueue, ticket: Ticket, stage: list[int], called: int, t: int) -> int:
+        """The rest of an issue call that returns at `t`: how long interrupts were off."""
         if ticket.work.sync:
             queue.leave(t, ticket)
             self.covered = ticket.visible
             if t - ticket.written > SYNC_TIMEOUT:
                 self.guest.counts.timeouts += 1
-        ticket.share(spent.stage, called, t)
-        spent.irq_off += t - called - self.build - ticket.space
-        spent.away += ticket.away
-        spent.blocked += ticket.blocked
-        return t
+        self._spend(ticket, stage, called, t)
+        return t - called - self.build - ticket.space
 
-    def _record(self, vcpu: int, operation: Operation, tlbi: int, atc: int, spent: _Spent, t: int) -> None:
-        counts, start = self.guest.counts, spent.start
-        counts.cpu_guest += t - start - spent.away
-        counts.cpu_host += spent.away - spent.blocked
-        kind, pages, inferred = _KIND[operation.kind], operation.pages, operation.inferred
-        self.ops.append((self.guest.number, vcpu, kind, inferred, pages, tlbi, atc, start, spent.irq_off, *spent.stage))
+    def _spend(self, ticket: Ticket, stage: list[int], called: int, t: int) -> None:
+        """Book the time of a call."""
+        ticket.share(stage, called, t)
+        counts, away = self.guest.counts, ticket.away
+        counts.cpu_guest += t - called - away
+        counts.cpu_host += away - ticket.blocked
+
+    def _columns(self, vcpu: int, operation: Operation, tlbi: int, atc: int) -> tuple[int, ...]:
+        kind = _KIND[operation.kind]
+        return self.guest.number, vcpu, kind, operation.inferred, operation.pages, tlbi, atc
 
 
-class _Spent:
-    """Where the time of one operation went, ns."""
+class _Plan(NamedTuple):
+    """What becomes of an operation whenever it is asked for: its issue calls, and its columns of the record."""
 
-    __slots__ = ("away", "blocked", "irq_off", "stage", "start")
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.stage = _NOTHING.copy()
-        self.irq_off = 0
-        self.away = 0
-        self.blocked = 0
+    operation: Operation
+    calls: list[tuple[CommandQueue, Completion, Work, int]]
+    columns: tuple[int, ...]

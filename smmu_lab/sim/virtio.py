@@ -27,7 +27,11 @@ class Request(NamedTuple):
 
 
 class RequestQueue(CommandQueue):
-    """The ring of requests. A publication is one request, and every request is waited for."""
+    """The ring of requests. A publication is one request, and every request is waited for.
+
+    Args:
+        alone: the caller itself works off the request, and whoever holds the ring's lock meets nobody there.
+    """
 
     def __init__(
         self,
@@ -39,10 +43,12 @@ class RequestQueue(CommandQueue):
         ring: Callable[[Group, int], int | Generator[Any, Any, int]],
         name: tuple[int, ...],
         batches: Table,
+        alone: bool,
     ) -> None:
         super().__init__(clock, log2size, costs.relax, ring, self._unused, name, batches=batches)
         self.counts = counts
         self.lock = Lock(clock)
+        self.alone = alone
         self.add, self.look = costs.vq_add, costs.cons_shared
         self.interrupt = costs.lpi if row.completion == "used-ring-irq" else None
 
@@ -59,9 +65,11 @@ class RequestQueue(CommandQueue):
         clock = self.clock
         if clock.peek() <= t:
             yield clock.turn(t, ALLOCATE, party, "allocate")
-        granted = yield from self.lock.acquire(t)
+        granted = self.lock.acquire(t)
+        if not isinstance(granted, int):
+            granted = yield from granted
         written = granted + self.add
-        if clock.peek() <= written:
+        if not self.alone and clock.peek() <= written:
             yield clock.turn(written, PUBLISH, party, "publish")
         self.prod += 1
         ticket = Ticket(request, self.prod, written, granted - t)
@@ -97,12 +105,12 @@ class Kick:
         group.captured = t
         self.doorbell.published.append(group)
         if self.suppressed and self.doorbell.needless(t):
-            group.leaves([(GATHER, t)])
+            group.leaves(((GATHER, t),))
             self.doorbell.noticed(t)
             return t
         self.counts.exits_kernel += 1
         end = t + self.exit + self.signal
-        group.leaves([(GATHER, t), (DOORBELL, end)])
+        group.leaves(((GATHER, t), (DOORBELL, end)))
         group.tickets[0].away += end - t
         self.doorbell.rang(end)
         return end

@@ -129,6 +129,9 @@ def compare(
         base = base.but(workload=read_trace(trace).workload())
     made = base.but(changes)
     chosen = names or [row.name for row in approaches() if not made.refuses(row)]
+    for row in [] if names else approaches():
+        for reason in made.refuses(row):
+            print(f"left out: {reason}", file=sys.stderr)
 
     from rich.console import Console
 

@@ -53,7 +53,7 @@ BATCHES = {
 register value captured; `cons`: the one stored at the end.
 """
 
-KINDS = ("unmap", "flush", "doorbell", "other", "map")
+KINDS = ("unmap", "flush", "doorbell", "other", "map", "switch")
 """Values of the column ``kind``."""
 
 
@@ -132,11 +132,13 @@ class Counts:
         host_syncs: host CMD_SYNCs waited for.
         wakes: times a sleeping worker was woken.
         interrupts: interrupts that told a guest of a completion.
+        fixes: entries at which a consumer halted until the VMM had dealt with them.
         timeouts: CMD_SYNC waits longer than the driver's 1 s: a correctness violation, never hidden.
         exposure: page-nanoseconds between the end of an unmap and the end of the invalidation that covers it: lazy mode
             only, for a strict unmap ends after its own.
         cpu_guest: time its vCPUs spent in guest code inside the driver, ns.
-        cpu_host: time its vCPU threads spent outside the guest, lock waits excluded, ns.
+        cpu_host: time its vCPU threads spent outside the guest, lock waits excluded, and the VMM for what stopped a
+            VCMDQ, ns.
         cpu_worker: time its kernel worker held a host CPU, ns.
     """
 
@@ -151,6 +153,7 @@ class Counts:
     host_syncs: int = 0
     wakes: int = 0
     interrupts: int = 0
+    fixes: int = 0
     timeouts: int = 0
     exposure: int = 0
     cpu_guest: int = 0

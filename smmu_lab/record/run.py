@@ -19,7 +19,8 @@ from smmu_lab.scenario import Approach, Scenario, Unmaps
 if TYPE_CHECKING:
     import pandas
 
-_MAP = KINDS.index("map")
+_BEFORE = {KINDS.index(kind): kind for kind in ("map", "switch")}
+"""What counts with the unmap that it precedes."""
 
 
 @attrs.define(kw_only=True, slots=False, eq=False, repr=False)
@@ -74,7 +75,7 @@ class Run:
         number: Counter[tuple[int, int]] = Counter()
         keys = []
         for row, (kind, guest, vcpu) in enumerate(zip(kinds, ops["guest"], ops["vcpu"], strict=True)):
-            if kind in (wanted, _MAP):
+            if kind == wanted or kind in _BEFORE:
                 who = guest, vcpu
                 keys.append((number[who], who, row))
                 number[who] += kind == wanted
@@ -95,12 +96,12 @@ class Run:
 
     @property
     def noun(self) -> str:
-        """What is measured: ``unmap``, ``flush`` or ``doorbell``; ``map + unmap`` where the maps before it count."""
-        rows, ends = self._members
-        return ("map + " if len(rows) > len(ends) else "") + KINDS[min(self.ops["kind"], default=0)]
+        """What is measured: ``unmap``, ``flush`` or ``doorbell``; ``map + unmap`` where what comes before it counts."""
+        kinds = set(self.ops["kind"])
+        return " + ".join([*(name for kind, name in _BEFORE.items() if kind in kinds), KINDS[min(kinds, default=0)]])
 
     def values(self, column: Sequence[int]) -> list[int]:
-        """A column of `ops` (or `latencies`) per measured operation, with what the maps before it add, in order."""
+        """A column of `ops` (or `latencies`) per measured operation, with what the maps and switches before it add."""
         rows, ends = self._members
         values = [column[row] for row in rows]
         if len(rows) == len(ends):
@@ -110,7 +111,7 @@ class Run:
         return list(map(sub, upto, [0, *upto]))
 
     def total(self, column: Sequence[int], warmup: int) -> int:
-        """Sum of a column over the measured operations after the first `warmup`, with their maps."""
+        """Sum of a column over the measured operations after the first `warmup`, with what comes before them."""
         rows, ends = self._members
         return sum(map(column.__getitem__, islice(rows, ends[warmup - 1] if warmup else 0, None)))
 

@@ -187,6 +187,11 @@ RULES: tuple[tuple[str, Callable[[Approach], bool], str], ...] = (
         "no kernel worker consumes: 'queue'",
     ),
     (
+        "wake",
+        lambda a: a.wake != "exponential" and not (a.has_worker and a.doorbell == "trap-to-kernel"),
+        "no kernel worker sleeps: 'exponential'",
+    ),
+    (
         "busy_poll",
         lambda a: a.busy_poll > 0 and not (a.has_worker and a.doorbell == "trap-to-kernel"),
         "it needs a kernel worker that sleeps: doorbell 'trap-to-kernel'",
@@ -330,6 +335,11 @@ RULES: tuple[tuple[str, Callable[[Approach], bool], str], ...] = (
         "vcmdqs",
         lambda a: (a.queues == "cmdq+vcmdq") != (a.vcmdqs > 0),
         "the guest sees VCMDQs if and only if queues is 'cmdq+vcmdq'",
+    ),
+    (
+        "host_group",
+        lambda a: a.host_group != 0 and a.handoff in ("marshalled", "per-command"),
+        "commands reach the host one by one: no host groups, so 0",
     ),
     (
         "host_group",

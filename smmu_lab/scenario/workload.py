@@ -95,7 +95,7 @@ class Unmaps(_Load):
         maps: maps of the same size that come before each unmap. Under nesting a map sends nothing; under virtio-iommu
             it is a request, and its time counts with the unmap's.
         cd_every: before every so-many-th unmap a context descriptor changes: CFGI_CD and a CMD_SYNC, which a VCMDQ does
-            not take; 0 is never.
+            not take; its time counts with the unmap's; 0 is never.
         lazy: flush-queue mode (iommu.strict=0): one TLBI_NH_ASID per 255 unmaps or 10 ms, instead of one per unmap.
         think: closed loop: mean time between the end of one unmap and the start of the next.
         rate: open loop: unmaps per second and vCPU, whatever `think` says; 0 is a closed loop.
@@ -128,7 +128,7 @@ class Unmaps(_Load):
         unmap = Operation("unmap", self.pages, batches)
         if not self.cd_every:
             return repeat(unmap, self.ops)
-        switch = Operation("other", 0, (Batch(tlbi=1, vcmdq=False),))
+        switch = Operation("switch", 0, (Batch(tlbi=1, vcmdq=False),))
         return (each for k in range(1, self.ops + 1) for each in ([unmap] if k % self.cd_every else [switch, unmap]))
 
 

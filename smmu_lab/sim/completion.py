@@ -87,11 +87,16 @@ class MsiWord:
 
 
 class TrappedToVmm:
-    """Each read of CONS exits to the VMM and takes its big lock, behind whoever consumes the queue."""
+    """Each read of CONS exits to the VMM and takes its big lock, behind whoever consumes the queue.
 
-    def __init__(self, clock: Clock, lock: Lock, costs: Costs, counts: Counts) -> None:
+    Args:
+        under_lock: the consumer holds that lock as well: CONS does not move while a read has it.
+    """
+
+    def __init__(self, clock: Clock, lock: Lock, costs: Costs, counts: Counts, under_lock: bool) -> None:
         self.clock = clock
         self.lock = lock
+        self.under_lock = under_lock
         self.counts = counts
         self.relax = costs.relax
         self.exit, self.locked = costs.exit_user, costs.vmm_lock
@@ -118,7 +123,7 @@ class TrappedToVmm:
             ticket.away += read - t
             ticket.blocked += granted - asked
             t = read
-            if ticket.visible is None and clock.peek() <= t:
+            if ticket.visible is None and not self.under_lock and clock.peek() <= t:
                 yield clock.turn(t, READ_CONS, party, "poll")
             visible = ticket.visible
             if visible is not None and visible <= t:

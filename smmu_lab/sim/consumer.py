@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
+from smmu_lab.sim.driver import Work
 from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap, commands
 from smmu_lab.sim.queue import WAKE, CommandQueue, Group, Ticket
 from smmu_lab.sim.thread import Doorbell, Drain
@@ -93,25 +94,39 @@ class Host:
 
     Args:
         requests: how requests of virtio-iommu are served; a queue of commands has none.
+        doorbell: of the worker that it works for; a caller in its own exit has none.
     """
 
     def __init__(
-        self, clock: Clock, kernel: Kernel, approach: Approach, costs: Costs, requests: MapUnmap | None = None
+        self,
+        clock: Clock,
+        kernel: Kernel,
+        approach: Approach,
+        costs: Costs,
+        requests: MapUnmap | None = None,
+        doorbell: Doorbell | None = None,
     ) -> None:
         self.clock = clock
+        self.doorbell = doorbell
         self.kernel = kernel
         self.requests = requests
         self.capture = costs.capture if approach.has_worker else 0
         self.fetch = 2 * costs.copy
-        self.fix = costs.fix if approach.unsupported == "stop-and-fix" else 0
-        self.attach = costs.vmm_ste if approach.unsupported == "stop-and-fix" else 0
+        self.stops = approach.unsupported == "stop-and-fix"
+        self.fix, self.attach = costs.fix, costs.vmm_ste
 
     def execute(self, drain: Drain, t: int) -> Generator[Any, Any, int]:
         """Run what a drain took up, from `t` on: returns when all of it is complete."""
-        end = yield from self.run(drain, t)
-        if self.clock.peek() <= end:
-            yield self.clock.turn(end, NOTIFY, self.kernel.party, "drain")
-        return end
+        return (yield from self.delay((yield from self.run(drain, t)), 0))
+
+    def delay(self, t: int, ns: int) -> Generator[Any, Any, int]:
+        """Let so much time pass after `t`: returns when it is over, and everybody else has come that far."""
+        t += ns
+        if self.clock.peek() <= t:
+            yield self.clock.turn(t, NOTIFY, self.kernel.party, "drain")
+        if self.doorbell is not None:
+            self.doorbell.reached = t
+        return t
 
     def run(self, drain: Drain, t: int) -> Generator[Any, Any, int]:
         """`execute` in the caller's own context: nobody else need be waited for at the end."""
@@ -121,13 +136,33 @@ class Host:
         kernel = self.kernel
         kernel.begin()
         works = [ticket.work for group in drain.groups for ticket in group.tickets]
-        entries = sum([work.entries for work in works])
         start = t
-        kernel.read = self.capture + entries * self.fetch
-        t += kernel.read
-        fixes = sum([(work.ste + work.other) * self.fix + work.ste * self.attach for work in works])
-        t = kernel.spend(t, entries * kernel.convert + fixes)
-        if array := commands(works):
-            t = yield from kernel.issue(t, kernel.lists(array), 0)
+        kernel.read = self.capture
+        t += self.capture
+        if self.stops and any(work.ste or work.other for work in works):
+            t = yield from self._stop_and_fix(works, t)
+        else:
+            t = yield from self._issue(works, t)
         drain.edges = ((WAKE, start), *kernel.edges(start, t))
         return t
+
+    def _issue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
+        """Copy, rewrite, and issue as one."""
+        kernel, entries = self.kernel, sum([work.entries for work in works])
+        kernel.read += entries * self.fetch
+        t = kernel.spend(t + entries * self.fetch, entries * kernel.convert)
+        if array := commands(works):
+            t = yield from kernel.issue(t, kernel.lists(array), 0)
+        return t
+
+    def _stop_and_fix(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
+        """Halt behind each list with entries that the kernel may not run, until the VMM has dealt with them."""
+        ahead: list[Work] = []
+        for work in works:
+            ahead.append(work)
+            if fixes := work.ste + work.other:
+                t = yield from self._issue(ahead, t)
+                ahead.clear()
+                t = self.kernel.spend(t, fixes * self.fix + work.ste * self.attach)
+                self.kernel.counts.fixes += fixes
+        return (yield from self._issue(ahead, t)) if ahead else t

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import attrs
 
 from smmu_lab.record import Counts, Table
-from smmu_lab.scenario import Approach, Scenario, approach
+from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach
+from smmu_lab.scenario.approach import CONSUMER
+from smmu_lab.scenario.fields import invalid
 from smmu_lab.sim.clock import Clock, stream
 from smmu_lab.sim.completion import MsiWord, Polled, TrappedToVmm
 from smmu_lab.sim.consumer import Host, Lock, Vmm, kernel_worker
@@ -145,7 +147,10 @@ class Guest:
         self.queues.append(queue)
         if bell is not None:
             worker = row.consumer if callable(row.consumer) else kernel_worker
-            clock.env.process(worker(queue, bell, Host(clock, kernel, row, costs, requests)))
+            steps = worker(queue, bell, Host(clock, kernel, row, costs, requests, bell))
+            if not isinstance(steps, Generator):
+                raise InvalidInput([invalid("approach.consumer", row.consumer, CONSUMER.valid)])
+            clock.env.process(steps)
         return queue, completion
 
     def _completion(self, row: Approach) -> Completion:
@@ -155,7 +160,7 @@ class Guest:
             how = {"vmm": "vmm-cons", "hardware": "device-cons"}.get(str(row.consumer), "kernel-cons")
         register: Polled | TrappedToVmm
         if how == "vmm-cons":
-            register = TrappedToVmm(clock, self.lock, costs, counts)
+            register = TrappedToVmm(clock, self.lock, costs, counts, under_lock=row.consumer == "vmm")
         elif how == "kernel-cons":
             register = Polled(clock, costs, counts, costs.exit_kernel, costs.exit_kernel, exits=True)
         else:

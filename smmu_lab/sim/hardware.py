@@ -92,6 +92,8 @@ class Overlay(Direct):
                 if not work.vcmdq:
                     t = max(arrival, (yield from self._completed()))
                     end = yield from self._emulate(work, t)
+                    self.kernel.counts.fixes += work.entries - work.sync
+                    self.kernel.counts.cpu_host += end - t
                     yield clock.turn(end, SUBMIT, self.kernel.party, "fix")
                     ticket.edges += (WAKE, t), (HANDOFF, end)
                     ticket.work = work._replace(tlbi=0, atc=0, ste=0, other=0)  # what is left for the engine

@@ -64,15 +64,16 @@ class Fifo:
         if work.atc:
             end += work.atc * self.t_atc
             feed.answered = end - work.tail * self.t_tlbi + self.atc_rtt
-        if not work.sync:
-            self.free = end
-            return start, end
-        self.free = end = end + self.occupancy
-        return start, self.retire(feed, end)
+        if work.sync:
+            end += self.occupancy
+        self.free = end
+        return start, self.retire(feed, end, work.sync)
 
-    def retire(self, feed: Feed, end: int) -> int:
-        """When a CMD_SYNC is complete that the engine is through with at `end`."""
-        done = (end if end > feed.answered else feed.answered) + self.latency
+    def retire(self, feed: Feed, end: int, sync: int) -> int:
+        """When a list is complete that the engine is through with at `end`: CONS moves in order."""
+        done = end
+        if sync:
+            done = (end if end > feed.answered else feed.answered) + self.latency
         feed.completed = done = done if done > feed.completed else feed.completed
         return done
 
@@ -245,7 +246,7 @@ class RoundRobin(Fifo):
         feed.backlog.popleft()
         if feed.backlog:
             self.heads.append(feed.backlog[0])
-        feed.finish(ticket, head.start, self.retire(feed, self.free) if ticket.work.sync else self.free)
+        feed.finish(ticket, head.start, self.retire(feed, self.free, ticket.work.sync))
 
     def _next_end(self) -> int:
         """When the next list ends if nothing arrives, or -1: that with fewest commands left, nearest turn first."""

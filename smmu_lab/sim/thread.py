@@ -69,7 +69,7 @@ class Thread:
 
     def _notice(self, turn: Any) -> None:
         """While it looked for more, a queue got into line."""
-        if self.serving is None:
+        if self.serving is None and self.line:
             if self.looking and self.clock.now <= self.until:
                 self.looking = False
                 self.cpus.looking.remove(self)
@@ -148,6 +148,7 @@ class Doorbell:
         self.sleeper: Any = None
         self.turn = False  # the thread works for this queue
         self.fresh = False
+        self.reached = 0  # when the consumer is
 
     def rang(self, t: int) -> None:
         """Set the flag at `t`; the queue gets into line unless it stands there or has its turn."""
@@ -176,13 +177,19 @@ class Doorbell:
         elif self.clock.peek() <= t:
             yield self.clock.turn(t, SUBMIT, self.party, "poll")
         self.turn = self.fresh = True
+        self.reached = t
         return t
 
     def take(self, t: int) -> Drain | None:
         """What PROD covers at `t`, perhaps nothing; None when the turn is over.
 
         The flag is cleared before PROD is read, so a doorbell that rings meanwhile is seen (VHOST_WORK_QUEUED).
+
+        Raises:
+            RuntimeError: the consumer has not come to `t`, so others may still ring before it (see `Host.delay`).
         """
+        if t > self.reached:
+            raise RuntimeError(f"take({t}): you have come to {self.reached} only; let time pass by host.delay(t, ns)")
         rings, published = self.rings, self.published
         if not self.fresh:
             if not (rings and rings[0] <= t) and not (published and published[0].captured <= t):

@@ -21,6 +21,8 @@ from smmu_lab.record import KINDS, Counts, Run
 from smmu_lab.scenario import Unmaps
 
 ENGINE = "command engine"
+FEWEST_SOURCES, BUSIEST_SOURCE = 8, 0.1
+"""VCPUs, and the share of its time that each may be busy, for their operations to come like a Poisson stream."""
 ONE_BY_ONE = ("marshalled", "per-command")
 """Ways to hand commands over that take an ioctl for each."""
 _UNMAP, _MAP = KINDS.index("unmap"), KINDS.index("map")
@@ -98,10 +100,19 @@ def md1_wait(rate: float, service: float) -> float:
 
 
 def is_md1(run: Run) -> bool:
-    """Poisson arrivals of equal lists at one engine that serves in order of arrival, as far as vCPUs do not gather."""
+    """Poisson arrivals of equal lists at one engine that serves in order of arrival.
+
+    That takes many sources that are seldom busy: else an operation waits for its own vCPU, and vCPUs gather.
+    """
     load, row = run.scenario.workload, run.approach
+    many = run.scenario.guests * run.scenario.vcpus >= FEWEST_SOURCES
+    seldom = run.latency.mean.value <= load.gap * BUSIEST_SOURCE if run.measured else False
+    one_list = max(run.ops["tlbi"], default=0) <= CMDQ_BATCH_ENTRIES
     return (
-        isinstance(load, Unmaps)
+        many
+        and seldom
+        and one_list
+        and isinstance(load, Unmaps)
         and bool(load.rate)
         and load.spread == "exponential"
         and not (load.lazy or load.ats_devices or load.cd_every)

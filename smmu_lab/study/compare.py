@@ -224,7 +224,11 @@ class Comparison:
             basis: [cost for cost in costs if cost in named and costs[cost].basis == basis]
             for basis in ("measured", "given", "inferred")
         }
-        bases = "; ".join(f"{', '.join(names)} ({basis})" for basis, names in by_basis.items() if names)
+        bases = "; ".join(
+            f"{', '.join(names)} ({'all ' if len(names) > 1 else ''}{basis})"
+            for basis, names in by_basis.items()
+            if names
+        )
         return f"it comes from {stages} and rests on the costs {bases} of profile {costs.profile}"
 
     @cached_property

@@ -262,6 +262,7 @@ def scenarios(seed: int) -> Iterator[Scenario]:
     yield busy.but({"workload.lazy": True, "workload.ops": 260, "guests": 1})
     yield busy.but(full | {"guests": 1})
     yield busy.but(full | late_answers | {"vcpus": 2})
+    yield busy.but({"workload.pages": 65, "workload.ats_devices": 1, "costs.atc_rtt": 20_000, "vcpus": 4, "guests": 1})
     yield Scenario(workload=Recorded(trace="nvme_dd_r1m_j1_strict_61", section="all", think=5_000, ops=12), seed=seed)
     drawn = random.Random(f"conformance/{seed}")
     for _ in range(2):

@@ -322,7 +322,7 @@ INVARIANTS = (
     ),
     Invariant(
         "one-handler-at-a-time",
-        "The VMM of a guest, and a kernel thread, does one thing at a time (I-22).",
+        "The VMM of a guest, and a kernel thread, hands one thing at a time to the host (I-22).",
         executed.one_handler,
         lambda row: row.consumer != "hardware" or row.unsupported != "none",
     ),

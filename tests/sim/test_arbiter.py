@@ -44,9 +44,8 @@ def one_by_one(c, queues, arrivals):
             answered[last] = t + c.atc_rtt
         if not first[0]:
             waiting[last].popleft()
-            done = t
-            if command == "S":
-                done = completed[last] = max(max(t, answered[last]) + c.t_sync - c.sync_occ, completed[last])
+            end = max(t, answered[last]) + c.t_sync - c.sync_occ if command == "S" else t
+            done = completed[last] = max(end, completed[last])
             ended[first[1]] = first[2], done
     return ended
 

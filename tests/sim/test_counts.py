@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from smmu_lab.scenario import InvalidInput, Scenario, Smmu, Unmaps, approach, approaches, costs
+from smmu_lab.scenario import (
+    Batch,
+    InvalidInput,
+    Operation,
+    Scenario,
+    Smmu,
+    Unmaps,
+    approach,
+    approaches,
+    costs,
+)
 from smmu_lab.sim import simulate
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.handoff import commands, cut
@@ -375,3 +385,110 @@ def test_hardware_costs_its_parts_and_the_rest_of_a_poll(name, n, profile):
     (actual,) = latencies(unmaps(n, 0, profile), name)
     assert actual == begins + until_seen(done - begins, c, c.mmio_r, c.mmio_r // 2)
     assert done + c.mmio_r - c.mmio_r // 2 <= actual
+
+
+# -- CPU time --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_whose_time_it_takes(n):
+    """One vCPU, idle queues: what is spent in the guest, by its thread outside, and by a worker on its CPU."""
+    c = costs("grace")
+    build = c.g_fix + (n + 1) * c.g_cmd
+    host = c.hsubmit + c.t_sync + n * c.t_tlbi
+    copied = (n + 1) * (c.conv + 2 * c.copy)
+
+    def spent(by):
+        counts = simulate(unmaps(n, 0), by).counts
+        return counts.cpu_guest // OPS, counts.cpu_host // OPS, counts.cpu_worker // OPS
+
+    consumed = n * (c.vmm_cmd + c.ioctl + c.conv + c.copy + c.hsubmit + c.t_sync + c.t_tlbi) + c.vmm_cmd
+    assert spent("qemu-today") == (build + c.relax, 2 * c.exit_user + consumed, 0)
+    assert spent("short-path-sync") == (build + c.relax, 2 * c.exit_kernel + copied + host, 0)
+    (latency,) = latencies(unmaps(n, 0), steady := approach("short-path").but(wake="constant"))
+    ringing = c.exit_kernel + c.sig
+    assert spent(steady) == (latency - ringing, ringing, c.capture + copied + host)
+    (latency,) = latencies(unmaps(n, 0), "vcmdq")
+    assert spent("vcmdq") == (latency, 0, 0)
+
+
+def test_a_worker_that_never_sleeps_burns_its_cpu():
+    run = simulate(unmaps(8, 0), "short-path-polled")
+    assert run.counts.cpu_worker == run.duration
+
+
+# -- what a consumer may not run -------------------------------------------------------------------------------------
+
+
+def mixed(*operations):
+    """A guest whose vCPUs each do one of these once, the first vCPU first."""
+
+    class Mixed(Unmaps):
+        def operations(self, vcpu, ril):
+            return [operations[vcpu]]
+
+    load = Mixed(think=0, ops=1)
+    return Scenario(workload=load, smmu=Smmu(ril=False), vcpus=len(operations))
+
+
+EIGHT, ATTACH = Operation("unmap", 8, (Batch(tlbi=8),)), Operation("other", 0, (Batch(ste=1, vcmdq=False),))
+
+
+@pytest.mark.parametrize("name", ["short-path", "short-path-sync", "vcmdq-overlay"])
+def test_a_consumer_halts_at_what_it_may_not_run_and_goes_on_behind_it(name):
+    """TLBIs ahead of a CFGI_STE do not wait for it, those behind it do (PATHS 2.7: stop, signal, wait, continue)."""
+    run = simulate(mixed(EIGHT, ATTACH, EIGHT), name)
+    c = costs("grace")
+    latency = dict(zip(run.ops["vcpu"], run.latencies, strict=True))
+    assert run.counts.fixes == 1
+    if name == "vcmdq-overlay":
+        assert latency[0] < c.fix < c.fix + c.vmm_ste < latency[1] < latency[2]
+    else:
+        assert min(latency.values()) > c.fix + c.vmm_ste  # one CONS for the drain
+        assert run.counts.host_syncs == 2  # ahead of it, and behind it
+    if name == "vcmdq-overlay":
+        assert run.counts.cpu_host == c.fix + c.vmm_ste
+
+
+# -- consumers of one's own ------------------------------------------------------------------------------------------
+
+
+def patient(ns):
+    """The built-in worker, but it waits a while before it drains."""
+
+    def worker(queue, doorbell, host):
+        while True:
+            t = yield from doorbell.wait()
+            t = yield from host.delay(t, ns)
+            while drain := doorbell.take(t):
+                t = yield from host.execute(drain, t)
+                queue.complete(drain, t)
+            doorbell.done(t)
+
+    return worker
+
+
+def test_a_consumer_of_ones_own_runs_everywhere():
+    base = approach("short-path").but(wake="constant", completion="msi-word")
+    late = base.but(consumer=patient(5_000))
+    (usual,), (waits,) = (latencies(unmaps(8, 0), row) for row in (base, late))
+    assert waits == usual + 5_000
+    sparse = Scenario(workload=Unmaps(pages=8, ops=50, think=40_000), smmu=Smmu(ril=False), vcpus=8)
+    merged = simulate(sparse, late).counts
+    assert merged.drains < simulate(sparse, base).counts.drains, "who waits finds more"
+
+
+def test_a_consumer_does_not_look_into_the_future():
+    def hasty(queue, doorbell, host):
+        t = yield from doorbell.wait()
+        doorbell.take(t + 5_000)
+
+    with pytest.raises(RuntimeError, match=r"let time pass by host\.delay\(t, ns\)"):
+        simulate(unmaps(8, 0), approach("short-path").but(consumer=hasty))
+
+
+def test_a_consumer_is_a_generator_function():
+    with pytest.raises(
+        InvalidInput, match=r"approach\.consumer: .* is not valid: .*generator function worker\(queue, do"
+    ):
+        simulate(unmaps(8, 0), approach("short-path").but(consumer=lambda queue, doorbell, host: None))

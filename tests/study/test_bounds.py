@@ -189,7 +189,7 @@ def test_the_sheet_shows_what_the_bounds_say():
     assert [row[3] for row in sheet.rows] == [result.bounds[name].station for name in ("batched", "vcmdq")]
     assert "M/D/1" not in sheet.header
     assert result.to_dict()["runs"]["vcmdq"]["bound"]["station"] == result.bounds["vcmdq"].station
-    opened = lab.compare(lab.Scenario(workload=lab.unmaps(rate=20_000, ops=50), vcpus=4), ["batched", "vcmdq"])
+    opened = lab.compare(lab.Scenario(workload=lab.unmaps(rate=20_000, ops=50), vcpus=8), ["batched", "vcmdq"])
     rows = {row[0]: row[-2:] for row in opened.bounds_sheet().rows}
     assert rows["batched"] == ("-", "-")
     assert all(time.endswith("s") for time in rows["vcmdq"])
@@ -199,3 +199,13 @@ def test_an_engine_asked_for_too_much_has_no_wait_and_json_no_infinity():
     flooded = lab.compare(lab.Scenario(workload=lab.unmaps(rate=1_000_000, ops=20), vcpus=16), ["vcmdq"])
     assert flooded.bounds["vcmdq"].queueing is None
     assert "Infinity" not in flooded.to_json()
+
+
+@pytest.mark.parametrize(
+    "change", [{"vcpus": 1}, {"workload.pages": 500}, {"workload.rate": 400_000}], ids=["alone", "lists", "busy"]
+)
+def test_md1_is_left_out_where_it_says_nothing(change):
+    """One source cannot meet itself, an operation of several lists does, and a busy vCPU is no Poisson source."""
+    scenario = lab.Scenario(workload=lab.unmaps(rate=20_000, ops=50), smmu=lab.Smmu(ril=False), vcpus=8)
+    assert bound([lab.simulate(scenario, "vcmdq")]).queueing is not None
+    assert bound([lab.simulate(scenario.but(change), "vcmdq")]).queueing is None

@@ -419,7 +419,6 @@ def test_every_invariant_has_a_fault_that_it_finds():
     assert caught == {*NAMES} - {"monotone-together"}, "which only reports"
 
 
-@pytest.mark.xfail(strict=True, reason="Fifo.run and RoundRobin._take let CONS pass a CMD_SYNC that is not complete")
 @pytest.mark.parametrize("name", ["bare-metal", "vcmdq", "vcmdq-overlay"])
 def test_cons_of_a_hardware_queue_moves_in_order_when_answers_are_late(name):
     """A list without CMD_SYNC is run while the CMD_SYNC before it waits for an ATC_INV; CONS waits, too."""

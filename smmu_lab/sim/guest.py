@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -148,7 +148,7 @@ class Guest:
         if bell is not None:
             worker = row.consumer if callable(row.consumer) else kernel_worker
             steps = worker(queue, bell, Host(clock, kernel, row, costs, requests, bell))
-            if not isinstance(steps, Generator):
+            if not hasattr(steps, "throw"):
                 raise InvalidInput([invalid("approach.consumer", row.consumer, CONSUMER.valid)])
             clock.env.process(steps)
         return queue, completion

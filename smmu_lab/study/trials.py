@@ -162,7 +162,7 @@ def _waits(case: Evidence, what: str) -> list[tuple[Listed, int]]:
 
 def _steady(row: Approach) -> Approach:
     """The same approach, where nothing is drawn by lot."""
-    return row.but(wake="constant", name=row.name) if row.has_worker else row
+    return row.but(wake="constant", name=row.name) if row.has_worker and row.doorbell == "trap-to-kernel" else row
 
 
 def monotone(row: Approach, seed: int) -> Iterator[Breach]:

@@ -276,8 +276,8 @@ INVARIANTS = (
     ),
     Invariant(
         "conservation",
-        "Commands in are commands forwarded, run by hardware, emulated or dropped by rule, and every count is what the "
-        "trail shows (I-37).",
+        "Commands in are commands forwarded, run by hardware, emulated or dropped by rule; commands, doorbells, drains "
+        "and what the host issued are counted as the trail shows (I-37).",
         executed.conservation,
     ),
     Invariant(

@@ -48,7 +48,7 @@ VARIANTS = {
 }
 TALLY = Counter()
 COUNTED = ("exits_vmm", "exits_kernel", "ioctls", "host_syncs", "cons_reads", "wakes", "interrupts", "exposure")
-SEEDS = range(60)
+SEEDS = range(40)
 
 
 class ByLot(simpy.Environment):

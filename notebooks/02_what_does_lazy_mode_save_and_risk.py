@@ -55,7 +55,7 @@ Sheet(
 # %% [markdown]
 # * What lazy mode saves is what the path to the hardware costs: a lot for a guest whose doorbells trap, little for one with a
 #   hardware queue. **The faster the path, the less reason there is to be lazy.**
-# * What it risks does not depend on the path at all: some hundred pages are open at any instant, whoever carries the flush. In
+# * What it risks does not depend on the path at all: some 500 pages are open at any instant, whoever carries the flush. In
 #   strict mode it is zero, because an unmap ends after its own invalidation.
 #
 # ## How long, and for how many pages

@@ -36,8 +36,8 @@ def explorer(lab, page, request):
     assert page.complaints == []
 
 
-def hold_to_simulate(page, **state):
-    """Wait for the picture of a setting; each bar is as long as `simulate` says."""
+def hold_to_comparison(page, **state):
+    """Wait for the picture of a setting; each bar is as long as the comparison of the same runs says."""
     wanted = "".join(f'[data-{name}="{value}"]' for name, value in state.items())
     svg = page.wait_for_selector(f".explorer svg{wanted}", timeout=15_000)
     shown = svg.evaluate("svg => ({...svg.dataset})")
@@ -50,8 +50,9 @@ def hold_to_simulate(page, **state):
     drawn = svg.evaluate(BARS)
     assert list(drawn) == APPROACHES
     scales = set()
+    samples = smmu_lab.compare(scenario, APPROACHES).samples
     for name, bars in drawn.items():
-        stages = {stage: ns for stage, ns in smmu_lab.simulate(scenario, name).breakdown.items() if ns}
+        stages = {stage: ns for stage, ns in samples[name].breakdown.items() if ns}
         assert {stage: ns for stage, (ns, _) in bars.items()} == pytest.approx(stages, abs=0.01)
         scales.add(sum(px for _, px in bars.values()) / sum(stages.values()))
     assert max(scales) == pytest.approx(min(scales), rel=0.01)
@@ -59,13 +60,13 @@ def hold_to_simulate(page, **state):
 
 def test_bars_follow_the_controls(explorer):
     page = explorer
-    hold_to_simulate(page, pages=16, ril=False, vcpus=4, costs="grace")
+    hold_to_comparison(page, pages=16, ril=False, vcpus=4, costs="grace")
     pages, vcpus = page.get_by_label("Pages per unmap"), page.get_by_label("vCPUs")
 
     pages.focus()  # by keyboard
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    hold_to_simulate(page, pages=64, ril=False, vcpus=4)
+    hold_to_comparison(page, pages=64, ril=False, vcpus=4)
     assert pages.get_attribute("aria-valuetext") == "64 pages, 256 KiB"
     assert pages.evaluate("input => input === document.activeElement")  # the focus outlives the redraw
 
@@ -74,11 +75,11 @@ def test_bars_follow_the_controls(explorer):
     page.mouse.down()
     page.mouse.move(at["x"] + at["width"] - 1, at["y"] + at["height"] / 2, steps=12)
     page.mouse.up()
-    hold_to_simulate(page, pages=64, ril=False, vcpus=16)
+    hold_to_comparison(page, pages=64, ril=False, vcpus=16)
 
     page.get_by_label("Range invalidation").click()
     page.get_by_label("Costs").select_option("n1")
-    hold_to_simulate(page, pages=64, ril=True, vcpus=16, costs="n1")
+    hold_to_comparison(page, pages=64, ril=True, vcpus=16, costs="n1")
 
 
 def test_a_burst_makes_no_backlog(explorer):

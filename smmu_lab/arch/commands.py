@@ -150,12 +150,12 @@ class Command:
             elif command == "CFGI_ALL" and name == "range" and value != CFGI_RANGE_ALL:
                 problems.append(f"CFGI_ALL.range: {value} is not valid: 31 (for less use CFGI_STE_RANGE)")
             else:
-                words[f.word] |= bits
+                words[f.word] = words[f.word] & ~f.mask | bits
         if problems:
             raise ValueError("\n".join(problems))
         return cls(*words)
 
-    def but(self, **fields: SupportsIndex) -> Command:
+    def but(self, /, **fields: SupportsIndex) -> Command:
         """The same command with some fields changed; errors as in `of`."""
         return Command.of(self.name, **self.fields | {n.removesuffix("_"): v for n, v in fields.items()})
 

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Costs": "scenario",
+    "Fault": "scenario",
     "Host": "scenario",
     "InvalidInput": "scenario",
     "Scenario": "scenario",
@@ -26,6 +27,7 @@ _HOME = {
     "costs": "scenario",
     "exercise": "learn",
     "explore": "view",
+    "inject": "study",
     "read_trace": "scenario",
     "simulate": "sim",
     "traces": "scenario",

@@ -2,11 +2,12 @@
 
 import smmu_lab as lab
 
-DOCUMENTED = {"Costs", "Host", "InvalidInput", "Scenario", "Smmu", "approach", "approaches", "costs"} | {
+DOCUMENTED = {"Costs", "Fault", "Host", "InvalidInput", "Scenario", "Smmu", "approach", "approaches", "costs"} | {
     "check_approach",
     "compare",
     "exercise",
     "explore",
+    "inject",
     "read_trace",
     "simulate",
     "traces",

@@ -73,7 +73,11 @@ def breakdown(runs: Mapping[str, Run | Sample], width: int = 860, data: Mapping[
         parts.append(tag("g", *inside, data_approach=name, data_mean_ns=mean, data_p99_ns=p99))
     legend = bottom + down + (20 if down else 36)
     parts.append(text("thick: work, thin: waiting", width - 1, legend + 48, "faint small", "end"))
-    used = [stage for stage in STAGES if stage != "stolen" or any(run.breakdown[stage] for run in runs.values())]
+    used = [
+        stage
+        for stage in STAGES
+        if stage not in ("recover", "stolen") or any(run.breakdown[stage] for run in runs.values())
+    ]
     parts += _legend(used, legend, width)
     height = legend + 8 + 16 * (max(len(set(stages) & set(used)) for stages in PARTIES.values()))
     return tag(

@@ -13,7 +13,7 @@ PARTIES = {
     "consumer": ("wake", "consume"),
     "host": ("handoff", "queue"),
     "SMMU": ("execute",),
-    "completion": ("complete", "stolen"),
+    "completion": ("recover", "complete", "stolen"),
 }
 """Who is at it in each stage, in the order in which a command meets them."""
 
@@ -28,11 +28,12 @@ COLOURS = {
     "handoff": "#a6508a",
     "queue": "#cc79a7",
     "execute": "#009e73",
+    "recover": "#d7263d",
     "complete": "#757575",
     "stolen": "#808080",
 }
 
-WAITING = frozenset({"gather", "space", "lock", "wake", "queue", "stolen"})
+WAITING = frozenset({"gather", "space", "lock", "wake", "queue", "recover", "stolen"})
 
 
 def luminance(colour: str) -> float:

@@ -4,7 +4,7 @@ Here belongs what a run wrote and what follows from one record alone. Not here: 
 showing them (`smmu_lab.view`).
 """
 
-from smmu_lab.record.columns import BATCHES, KINDS, OPS, STAGES, Counts, Table
+from smmu_lab.record.columns import BATCHES, KINDS, OPS, STAGES, STOPS, Counts, Table
 from smmu_lab.record.run import Run, noun_of, settling
 from smmu_lab.record.sample import Sample
 from smmu_lab.record.statistics import Distribution, Estimate, Warmup, batch_means, mser5, quantile, sectioned
@@ -14,6 +14,7 @@ __all__ = [
     "KINDS",
     "OPS",
     "STAGES",
+    "STOPS",
     "Counts",
     "Distribution",
     "Estimate",

@@ -18,6 +18,7 @@ STAGES = {
     "handoff": "ioctl, copy, rewrite",
     "queue": "inserted in the host's queue, and waiting there behind earlier commands",
     "execute": "the SMMU runs the commands and the CMD_SYNC",
+    "recover": "the queue stands at an error until the driver has dealt with it",
     "complete": "until the guest has seen CONS",
     "stolen": "reserved: the vCPU does not run",
 }
@@ -51,6 +52,22 @@ BATCHES = {
 
 `rung`: the first PROD write that it covers; `start`: the commands are taken up; `end`: CONS is stored. `prod`: the
 register value captured; `cons`: the one stored at the end.
+"""
+
+STOPS = {
+    "guest": "H",
+    "queue": "B",
+    "cerror": "B",
+    "cons": "I",
+    "stopped": "q",
+    "told": "q",
+    "handled": "q",
+    "resumed": "q",
+}
+"""Columns of ``stops``: one row per error that a guest was told of, times in ns.
+
+`cerror`, `cons`: the code in CONS.ERR, and the register value of CONS; `stopped`: the entry in error is met; `told`:
+the interrupt has come; `handled`: the driver's handler begins; `resumed`: it writes GERRORN.
 """
 
 KINDS = ("unmap", "flush", "doorbell", "other", "map", "switch")
@@ -133,7 +150,10 @@ class Counts:
         wakes: times a sleeping worker was woken.
         interrupts: interrupts that told a guest of a completion.
         fixes: entries at which a consumer halted until the VMM had dealt with them.
-        timeouts: CMD_SYNC waits longer than the driver's 1 s: a correctness violation, never hidden.
+        timeouts: CMD_SYNC waits longer than the driver's 1 s, the guest's, or the host's for it: a correctness
+            violation, never hidden.
+        errors: times a queue stood at an error that the guest was told of.
+        lost: commands that the guest takes for done, and that an error kept from being executed.
         exposure: page-nanoseconds between the end of an unmap and the end of the invalidation that covers it: lazy mode
             only, for a strict unmap ends after its own.
         cpu_guest: time its vCPUs spent in guest code inside the driver, ns.
@@ -155,6 +175,8 @@ class Counts:
     interrupts: int = 0
     fixes: int = 0
     timeouts: int = 0
+    errors: int = 0
+    lost: int = 0
     exposure: int = 0
     cpu_guest: int = 0
     cpu_host: int = 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from smmu_lab.record.columns import KINDS, STAGES, Counts, Table
+from smmu_lab.record.columns import KINDS, STAGES, STOPS, Counts, Table
 from smmu_lab.record.sample import Sample
 from smmu_lab.record.statistics import Distribution, Warmup, mser5
 from smmu_lab.scenario import Approach, Scenario, Unmaps
@@ -33,6 +33,7 @@ class Run:
     Attributes:
         ops: one row per operation (`OPS`), in the order in which they ended; its stages sum to its latency.
         batches: one row per drain of a queue (`BATCHES`).
+        stops: one row per error that a guest was told of (`STOPS`).
         guests: what each guest caused.
         queues: (guest, queue, PROD, CONS) at the end.
         events: simpy events, by cause.
@@ -43,6 +44,7 @@ class Run:
     approach: Approach
     ops: Table
     batches: Table
+    stops: Table = attrs.field(factory=lambda: Table(STOPS))
     guests: tuple[Counts, ...]
     queues: tuple[tuple[int, int, int, int], ...]
     events: Mapping[str, int]

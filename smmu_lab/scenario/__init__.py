@@ -7,6 +7,7 @@ Here belongs every setting, and the reading of what comes from outside (TOML, tr
 from smmu_lab.scenario.approach import Approach, approach, approaches
 from smmu_lab.scenario.bundled import traces
 from smmu_lab.scenario.costs import Cost, Costs, costs
+from smmu_lab.scenario.fault import Fault
 from smmu_lab.scenario.fields import InvalidInput, read_assignment
 from smmu_lab.scenario.recorded import Publication, Trace
 from smmu_lab.scenario.scenario import Host, Scenario, Smmu
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "Cost",
     "Costs",
+    "Fault",
     "Host",
     "InvalidInput",
     "Operation",

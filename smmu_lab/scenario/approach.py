@@ -66,8 +66,9 @@ class Approach(Settings):
             exit), ``shared-cons`` (a mapped page), ``device-cons`` (a device read), ``msi-word`` (the CMD_SYNC's own
             word in memory), ``used-ring-poll`` or ``used-ring-irq``.
         unsupported: what happens to a command that the consumer may not run: ``none`` (it deals with every command),
-            ``skip`` (CONS advances, never executed), ``stop-and-fix`` (the consumer halts there and resumes at a cost)
-            or ``guest-routes`` (the guest's driver takes the queue of `fallback` for it).
+            ``skip`` (CONS advances, never executed), ``error`` (the queue stops with CERROR_ILL, and the guest's driver
+            replaces it), ``stop-and-fix`` (the consumer halts there and resumes at a cost) or ``guest-routes`` (the
+            guest's driver takes the queue of `fallback` for it).
         fallback: catalogue key of the approach behind the guest's main queue when `unsupported` is ``guest-routes``.
         host_group: commands the host issues before each of its own CMD_SYNCs; 0 is all that were handed over at once.
     """
@@ -97,7 +98,7 @@ class Approach(Settings):
             *("msi-word", "used-ring-poll", "used-ring-irq"),
         )
     )
-    unsupported: str = setting(one_of("none", "skip", "stop-and-fix", "guest-routes"), default="none")
+    unsupported: str = setting(one_of("none", "skip", "error", "stop-and-fix", "guest-routes"), default="none")
     fallback: str = setting(TEXT, default="")
     host_group: int = setting(whole(0, 1 << 19), default=0)
 
@@ -304,16 +305,16 @@ RULES: tuple[tuple[str, Callable[[Approach], bool], str], ...] = (
     (
         "unsupported",
         lambda a: a.queues == "cmdq" and a.unsupported == "none" and (a.in_kernel or a.handoff == "queue"),
-        "the VMM does not read the commands: 'skip', or with a consumer in the kernel 'stop-and-fix'",
+        "the VMM does not read the commands: 'skip', or with a consumer in the kernel 'stop-and-fix' or 'error'",
     ),
     (
         "unsupported",
-        lambda a: a.unsupported in ("skip", "stop-and-fix") and a.consumer == "vmm" and a.handoff != "queue",
+        lambda a: a.unsupported in ("skip", "error", "stop-and-fix") and a.consumer == "vmm" and a.handoff != "queue",
         "the VMM reads every command and emulates what it must: 'none'",
     ),
     (
         "unsupported",
-        lambda a: a.unsupported == "stop-and-fix" and a.handoff == "queue",
+        lambda a: a.unsupported in ("error", "stop-and-fix") and a.handoff == "queue",
         "it needs a consumer that can halt at an entry: in the kernel, or a VCMDQ",
     ),
     (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ import tomli_w
 
 from smmu_lab.scenario.approach import Approach
 from smmu_lab.scenario.costs import COSTS, Costs, read_toml
+from smmu_lab.scenario.fault import Fault
 from smmu_lab.scenario.fields import (
     FLAG,
     NATURAL,
@@ -25,7 +27,7 @@ from smmu_lab.scenario.fields import (
     settings,
     whole,
 )
-from smmu_lab.scenario.workload import Recorded, Unmaps
+from smmu_lab.scenario.workload import Operation, Recorded, Unmaps
 
 WORKLOADS: dict[str, type[Unmaps | Recorded]] = {"unmaps": Unmaps, "recorded": Recorded}
 
@@ -58,10 +60,13 @@ class Host(Settings):
 
     Attributes:
         worker_cpus: host CPUs that kernel workers may run on; a worker waits for one.
+        reporting: what the kernel reports when an ioctl fails at an entry: ``upstream`` (what Linux 7.2, or the patch,
+            writes back: entries count as handled that were not issued), or ``strict`` (only what is complete).
     """
 
     where: ClassVar[str] = "host"
     worker_cpus: int = setting(whole(1, 1024), default=4)
+    reporting: str = setting(one_of("upstream", "strict"), default="upstream")
 
 
 def _read_workload(value: Any) -> Unmaps | Recorded:
@@ -90,6 +95,7 @@ class Scenario(Settings):
         guests: virtual machines, all alike.
         vcpus: vCPUs of each guest. A recorded guest brings its own number.
         costs: what each step costs.
+        fault: what goes wrong, if anything.
         seed: of every random stream. Streams are named by guest, vCPU and purpose, and do not depend on the approach.
 
     Raises:
@@ -109,6 +115,7 @@ class Scenario(Settings):
     guests: int = setting(whole(1, 1024), default=1)
     vcpus: int = setting(whole(1, 1024), default=1)
     costs: Costs = setting(COSTS, default="grace")
+    fault: Fault = setting(nested(Fault), default=Fault())
     seed: int = setting(NATURAL, default=1)
 
     def __init__(self, /, **given: Any) -> None:
@@ -132,8 +139,13 @@ class Scenario(Settings):
         return super().but(changed)
 
     def conflicts(self) -> Iterator[str]:
-        """A recorded guest has the vCPUs, the SMMU and, for its recorded doorbells, the queue it was recorded with."""
+        """A recorded guest has the vCPUs, the SMMU and, for its recorded doorbells, the queue it was recorded with.
+
+        A fault strikes an operation that there is.
+        """
         load = self.workload
+        if self.fault:
+            yield from self._misses()
         if not isinstance(load, Recorded):
             return
         if self.vcpus != load.vcpus:
@@ -143,6 +155,34 @@ class Scenario(Settings):
         if load.replay == "recorded" and self.smmu.queue_log2 != (log2size := load.load().log2size):
             valid = f"{log2size}, to repeat the doorbells of the {load}"
             yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
+
+    def _misses(self) -> Iterator[str]:
+        """Why the fault strikes nothing."""
+        fault, load = self.fault, self.workload
+        kind = f"fault.kind: {fault.kind!r} cannot be"
+        if fault.guest >= self.guests or fault.vcpu >= self.vcpus:
+            yield f"{kind}: no vCPU {fault.guest}.{fault.vcpu} in {self.guests} guests of {self.vcpus} vCPUs"
+        elif isinstance(load, Unmaps) and load.lazy:
+            yield f"{kind} with workload.lazy: most unmaps send no commands"
+        elif isinstance(load, Recorded) and load.replay == "recorded":
+            yield f"{kind} with workload.replay 'recorded': the doorbells are as they were"
+        elif not fault.bad_entry and not 0 < load.ats_devices < 64:
+            yield f"{kind} with workload.ats_devices {load.ats_devices}: it needs 1 to 63, all in one list"
+        elif (struck := next(islice(load.operations(fault.vcpu, self.smmu.ril), fault.op, None), None)) is None:
+            yield invalid("fault.op", fault.op, "an operation of that vCPU; the first one is 0")
+        elif not fault.bad_entry and not any(batch.atc for batch in struck.batches):
+            yield f"{kind} in operation {fault.op}: it sends no ATC_INV"
+
+    def operations(self, guest: int, vcpu: int) -> Iterable[Operation]:
+        """All operations of one vCPU, the one that the fault strikes as it then is."""
+        operations = self.workload.operations(vcpu, self.smmu.ril)
+        fault = self.fault
+        if not fault or (guest, vcpu) != (fault.guest, fault.vcpu):
+            return operations
+        return (
+            each._replace(batches=fault.strike(each.batches, self.costs)) if number == fault.op else each
+            for number, each in enumerate(operations)
+        )
 
     def refuses(self, row: Approach) -> tuple[str, ...]:
         """Why this scenario cannot run under an approach, one line each; nothing if it can."""
@@ -161,6 +201,13 @@ class Scenario(Settings):
                 problems.append(f"workload.trace: the {load} cannot be under {row.name}: it does not show its unmaps")
             if isinstance(load, Recorded) and load.replay == "recorded":
                 problems.append(f"workload.replay: 'recorded' cannot be under {row.name}: it has no command queue")
+        if self.fault.kind == "unknown-sid" and not row.nested:
+            problems.append(f"fault.kind: 'unknown-sid' cannot be under {row.name}: it has no virtual StreamIDs")
+        overlay = row.executes_directly and row.unsupported == "stop-and-fix"
+        if self.fault and overlay and (isinstance(load, Recorded) or load.cd_every):
+            problems.append(
+                f"fault.kind: {self.fault.kind!r} cannot be under {row.name} beside commands that it refuses"
+            )
         return tuple(problems)
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,6 +220,7 @@ class Scenario(Settings):
             "workload": {"kind": kind} | self.workload.values(),
             "smmu": self.smmu.values(),
             "host": self.host.values(),
+            "fault": self.fault.values(),
             "costs": self.costs.to_dict(),
         }
 

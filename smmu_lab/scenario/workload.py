@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from smmu_lab.arch import OPCODES, VCMDQ_ACCEPTS, atc_commands, unmap_commands
 from smmu_lab.scenario.bundled import traces
@@ -44,6 +44,9 @@ class Batch(NamedTuple):
         other: the VMM takes note, nothing reaches the host (PREFETCH_CFG, RESUME, ...).
         vcmdq: a guest's VCMDQ accepts all of them.
         leaf: all its TLBIs are for the last level only.
+        bad: an entry that nobody can run stands behind so many of its commands; -1 is none.
+        late: how much later than usual a device answers, ns.
+        gone: it never does: then `late` is how long the SMMU waits for it.
     """
 
     tlbi: int = 0
@@ -52,6 +55,9 @@ class Batch(NamedTuple):
     other: int = 0
     vcmdq: bool = True
     leaf: bool = True
+    bad: int = -1
+    late: int = 0
+    gone: bool = False
 
 
 class Operation(NamedTuple):
@@ -238,13 +244,13 @@ def _cut(table: Commands, commands: Sequence[int], by_queue: bool) -> Iterator[t
     Yields:
         A batch, and whether a CMD_SYNC of the stretch ends it.
     """
-    counts: Counter[str] = Counter()
+    counts: Any = Counter()
     accepted = leaf = True
     for k in commands:
         opcode = table.opcode[k]
         takes = opcode in _VCMDQ
         if opcode == _SYNC or (by_queue and takes != accepted and counts):
-            yield Batch(**counts, vcmdq=accepted, leaf=leaf), opcode == _SYNC
+            yield Batch(**counts)._replace(vcmdq=accepted, leaf=leaf), opcode == _SYNC
             counts.clear()
             accepted = leaf = True
         if opcode != _SYNC:
@@ -252,7 +258,7 @@ def _cut(table: Commands, commands: Sequence[int], by_queue: bool) -> Iterator[t
             leaf = leaf and bool(table.leaf[k])
             counts[_BECOMES.get(opcode, "other")] += 1
     if counts:
-        yield Batch(**counts, vcmdq=accepted, leaf=leaf), False
+        yield Batch(**counts)._replace(vcmdq=accepted, leaf=leaf), False
 
 
 _SYNC = OPCODES["CMD_SYNC"]

@@ -12,7 +12,7 @@ from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import READ_CONS, Clock
 from smmu_lab.sim.consumer import Lock
-from smmu_lab.sim.driver import poll, poll_step
+from smmu_lab.sim.driver import SYNC_TIMEOUT, patience, poll, poll_step
 from smmu_lab.sim.queue import Ticket
 
 
@@ -25,11 +25,15 @@ class Polled:
         read: cost of one read, ns.
         sample: how long after its start a read takes its value, ns.
         exits: each read is an exit to the kernel.
+        gives_up: the driver gives up after 1 s.
     """
 
-    def __init__(self, clock: Clock, costs: Costs, counts: Counts, read: int, sample: int, exits: bool) -> None:
+    def __init__(
+        self, clock: Clock, costs: Costs, counts: Counts, read: int, sample: int, exits: bool, gives_up: bool
+    ) -> None:
         self.clock = clock
         self.counts = counts
+        self.gives_up = gives_up
         self.relax = costs.relax
         self.cost, self.sample, self.exits = read, sample, exits
 
@@ -39,6 +43,15 @@ class Polled:
         if visible is None:
             return None
         seen, reads = poll(t, visible, self.relax, self.cost, self.sample)
+        if self.gives_up and seen - t > SYNC_TIMEOUT and seen > (limit := patience(t, self.relax, self.cost))[0]:
+            return self._give_up(ticket, *limit)
+        return self._read(ticket, seen, reads)
+
+    def _give_up(self, ticket: Ticket, t: int, reads: int) -> int:
+        self.counts.timeouts += 1
+        return self._read(ticket, t, reads)
+
+    def _read(self, ticket: Ticket, seen: int, reads: int) -> int:
         counts = self.counts
         counts.cons_reads += reads
         if self.exits:
@@ -48,9 +61,12 @@ class Polled:
 
     def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
         """Poll, when the end is known."""
-        yield ticket.wait(self.clock, "complete")
+        limit = patience(t, self.relax, self.cost) if self.gives_up else None
+        yield ticket.wait(self.clock, "complete") if limit is None else ticket.wait_until(self.clock, limit[0], party)
         seen = self.seen(ticket, t)
-        assert seen is not None
+        if seen is None:
+            assert limit is not None
+            return self._give_up(ticket, *limit)
         return seen
 
     def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
@@ -68,22 +84,37 @@ class MsiWord:
 
     Args:
         register: how CONS is read when the queue is full.
+        gives_up: the driver gives up after 1 s.
     """
 
-    def __init__(self, clock: Clock, costs: Costs, register: Polled | TrappedToVmm) -> None:
+    def __init__(
+        self, clock: Clock, costs: Costs, counts: Counts, register: Polled | TrappedToVmm, gives_up: bool
+    ) -> None:
         self.clock = clock
+        self.counts = counts
+        self.gives_up = gives_up
         self.cost = costs.cons_shared
         self.read = register.read
 
     def seen(self, ticket: Ticket, t: int) -> int | None:
         """Spin until the word is written."""
-        return None if ticket.visible is None else max(t, ticket.visible) + self.cost
+        if ticket.visible is None:
+            return None
+        if self.gives_up and ticket.visible > t + SYNC_TIMEOUT:
+            return self._give_up(t)
+        return max(t, ticket.visible) + self.cost
+
+    def _give_up(self, t: int) -> int:
+        self.counts.timeouts += 1
+        return t + SYNC_TIMEOUT
 
     def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
         """Spin, when the end is known."""
-        yield ticket.wait(self.clock, "complete")
-        assert ticket.visible is not None
-        return max(t, ticket.visible) + self.cost
+        limit = t + SYNC_TIMEOUT
+        wait = ticket.wait_until(self.clock, limit, party) if self.gives_up else ticket.wait(self.clock, "complete")
+        yield wait
+        seen = self.seen(ticket, t)
+        return self._give_up(t) if seen is None else seen
 
 
 class TrappedToVmm:
@@ -91,10 +122,14 @@ class TrappedToVmm:
 
     Args:
         under_lock: the consumer holds that lock as well: CONS does not move while a read has it.
+        gives_up: the driver gives up after 1 s.
     """
 
-    def __init__(self, clock: Clock, lock: Lock, costs: Costs, counts: Counts, under_lock: bool) -> None:
+    def __init__(
+        self, clock: Clock, lock: Lock, costs: Costs, counts: Counts, under_lock: bool, gives_up: bool
+    ) -> None:
         self.clock = clock
+        self.gives_up = gives_up
         self.lock = lock
         self.under_lock = under_lock
         self.counts = counts
@@ -108,8 +143,11 @@ class TrappedToVmm:
     def wait(self, ticket: Ticket, t: int, party: int) -> Generator[Any, Any, int]:
         """Poll until CONS covers the ticket; a failed poll has held the lock for nothing."""
         clock = self.clock
-        step = 0
+        step, limit = 0, t + SYNC_TIMEOUT
         while True:
+            if self.gives_up and t > limit:
+                self.counts.timeouts += 1
+                return t
             step += 1
             t += poll_step(step, self.relax)
             if clock.peek() <= t:

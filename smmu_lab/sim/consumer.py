@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from smmu_lab.arch import CError
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
 from smmu_lab.sim.driver import Work
-from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap, commands
+from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap, commands, place
+from smmu_lab.sim.host import TimedOut
 from smmu_lab.sim.queue import WAKE, CommandQueue, Group, Ticket
+from smmu_lab.sim.recovery import ASKS, FIXES
 from smmu_lab.sim.thread import Doorbell, Drain
 
 
@@ -39,6 +42,11 @@ class Lock:
         yield turn
         return t if t > self.free else self.free
 
+    def hold(self, t: int) -> Generator[Any, Any, int]:
+        """`acquire`, whoever must wait."""
+        granted = self.acquire(t)
+        return granted if isinstance(granted, int) else (yield from granted)
+
     def release(self, t: int) -> None:
         """Let go at `t`."""
         self.free = t
@@ -62,6 +70,8 @@ class Vmm:
     def consume(self, queue: CommandQueue, group: Group, t: int) -> Generator[Any, Any, int]:
         """Consume what the PROD write published: returns when the handler is through."""
         kernel, handoff = self.kernel, self.handoff
+        if kernel.gerror.holds(group.tickets):
+            return t
         kernel.begin()
         drain = Drain([group], t)
         if isinstance(handoff, MapUnmap):
@@ -75,6 +85,9 @@ class Vmm:
 
             end = yield from handoff.consume(group.tickets, t, written)
             drain.edges = kernel.edges(t, end)
+        if kernel.halt is not None:
+            kernel.gerror.halt(drain, *kernel.halt)
+            kernel.halt = None
         queue.complete(drain, end)
         return end
 
@@ -87,6 +100,11 @@ def kernel_worker(queue: CommandQueue, doorbell: Doorbell, host: Host) -> Genera
             t = yield from host.execute(drain, t)
             queue.complete(drain, t)
         doorbell.done(t)
+
+
+def fixes(work: Work) -> int:
+    """Entries of a list that the VMM must deal with, where a consumer in the kernel halts for that."""
+    return work.ste + work.other + (work.bad >= 0 and not work.fixed)
 
 
 class Host:
@@ -133,16 +151,31 @@ class Host:
         if self.requests is not None:
             requests = [ticket for group in drain.groups for ticket in group.tickets]
             return (yield from self.requests.consume(requests, t))
-        kernel = self.kernel
+        kernel, gerror = self.kernel, self.kernel.gerror
         kernel.begin()
-        works = [ticket.work for group in drain.groups for ticket in group.tickets]
+        tickets = [ticket for group in drain.groups for ticket in group.tickets]
         start = t
         kernel.read = self.capture
         t += self.capture
-        if self.stops and any(work.ste or work.other for work in works):
-            t = yield from self._stop_and_fix(works, t)
-        else:
-            t = yield from self._issue(works, t)
+        if gerror.holds(tickets):
+            drain.groups = []
+            return t
+        works = [ticket.work for ticket in tickets]
+        struck = gerror.struck(tickets)
+        try:
+            if struck is not None and gerror.reaction != FIXES:
+                t = yield from self._issue(gerror.ahead(tickets, struck), t)
+                if asks := gerror.reaction == ASKS:
+                    t = kernel.spend(t, self.fix)
+                    kernel.counts.fixes += 1
+                gerror.halt(drain, struck, gerror.at(struck.work), asks)
+            elif self.stops and any(map(fixes, works)):
+                t = yield from self._stop_and_fix(works, t)
+            else:
+                t = yield from self._issue(works, t)
+        except TimedOut as late:
+            t = late.t
+            gerror.halt(drain, *place(tickets, late.first), cerror=CError.ATC_INV_SYNC)
         drain.edges = ((WAKE, start), *kernel.edges(start, t))
         return t
 
@@ -160,9 +193,9 @@ class Host:
         ahead: list[Work] = []
         for work in works:
             ahead.append(work)
-            if fixes := work.ste + work.other:
+            if number := fixes(work):
                 t = yield from self._issue(ahead, t)
                 ahead.clear()
-                t = self.kernel.spend(t, fixes * self.fix + work.ste * self.attach)
-                self.kernel.counts.fixes += fixes
+                t = self.kernel.spend(t, number * self.fix + work.ste * self.attach)
+                self.kernel.counts.fixes += number
         return (yield from self._issue(ahead, t)) if ahead else t

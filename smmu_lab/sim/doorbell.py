@@ -34,9 +34,8 @@ class TrapToVmm:
         group.leaves(((GATHER, t), (LOCK, t + granted - asked), (DOORBELL, begins)))
         end = yield from self.vmm.consume(self.queue, group, begins)
         self.lock.release(end)
-        owner = group.tickets[0]
-        owner.away += end - t
-        owner.blocked += granted - asked
+        group.owner.away += end - t
+        group.owner.blocked += granted - asked
         return end
 
 
@@ -58,7 +57,7 @@ class TrapToKernel:
         group.captured = t + self.exit
         end = group.captured + self.signal
         group.leaves(((GATHER, t), (DOORBELL, end)))
-        group.tickets[0].away += end - t
+        group.owner.away += end - t
         self.doorbell.published.append(group)
         self.doorbell.rang(end)
         return end
@@ -71,6 +70,7 @@ class KernelCall:
 
     def __init__(self, host: Host, costs: Costs, counts: Counts) -> None:
         self.host = host
+        self.lock = Lock(host.clock)  # of the queue: the driver's handler may come in between
         self.counts = counts
         self.exit = costs.exit_kernel
 
@@ -79,10 +79,14 @@ class KernelCall:
         self.counts.exits_kernel += 1
         begins = t + self.exit
         group.leaves(((GATHER, t), (DOORBELL, begins)))
+        if self.queue.gerror.active:
+            begins = yield from self.lock.hold(begins)
         drain = Drain([group], begins)
         end = yield from self.host.run(drain, begins)
         self.queue.complete(drain, end)
-        group.tickets[0].away += end - t
+        if self.queue.gerror.active:
+            self.lock.release(end)
+        group.owner.away += end - t
         return end
 
 

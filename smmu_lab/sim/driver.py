@@ -23,7 +23,9 @@ SYNC_TIMEOUT = nanoseconds("1s")
 class Work(NamedTuple):
     """One list as issue_cmdlist gets it: the counts of a `Batch`, with or without a CMD_SYNC.
 
-    `tail`: how many of the TLBIs follow the last ATC_INV; `leaf`, `vcmdq`: as in the batch.
+    `tail`: how many of the TLBIs follow the last ATC_INV; `leaf`, `vcmdq`: as in the batch. `bad`: an entry that nobody
+    can run stands behind so many TLBIs and ATC_INVs, -1 for none; `fixed`: the driver has replaced it by a CMD_SYNC.
+    `late`, `gone`: the device of the first ATC_INV answers so much later, or never.
     """
 
     tlbi: int
@@ -35,6 +37,32 @@ class Work(NamedTuple):
     tail: int = 0
     leaf: bool = True
     vcmdq: bool = True
+    bad: int = -1
+    fixed: bool = False
+    late: int = 0
+    gone: bool = False
+
+    def behind(self, commands: int, replaced: bool = True) -> Work:
+        """What is left behind its first so many TLBIs and ATC_INVs when the driver has replaced the next entry.
+
+        Where it has not, that one is left as well.
+
+        >>> left = Work(4, 1, 0, 0, 1, 7, bad=3).behind(3)
+        >>> left.tlbi, left.atc, left.entries, left.bad, left.fixed
+        (1, 1, 4, 0, True)
+        """
+        left = [max(0, self.tlbi - commands), min(self.atc, self.tlbi + self.atc - commands), self.ste, self.other]
+        if replaced and (commands != self.bad or self.fixed):
+            left[next(k for k, number in enumerate(left) if number)] -= 1
+        tlbi, atc, ste, other = left
+        entries = sum(left) + self.sync + replaced
+        return Work(tlbi, atc, ste, other, self.sync, entries, 0, self.leaf, self.vcmdq, replaced - 1, replaced)
+
+    def before(self, commands: int) -> Work:
+        """Its first so many TLBIs and ATC_INVs, and the entry in error behind them."""
+        tlbi = min(commands, self.tlbi)
+        entries = self.entries - self.behind(commands).entries + 1
+        return Work(tlbi, commands - tlbi, 0, 0, 0, entries, 0, self.leaf, self.vcmdq, commands)
 
 
 @cache
@@ -52,6 +80,7 @@ def lists(batch: Batch, force_sync: bool = False) -> tuple[Work, ...]:
     """
     left = [batch.tlbi, batch.atc, batch.ste, batch.other]
     cut = []
+    bad = batch.bad
     while True:
         room = CMDQ_BATCH_ENTRIES - force_sync
         part = [0, 0, 0, 0]
@@ -59,10 +88,15 @@ def lists(batch: Batch, force_sync: bool = False) -> tuple[Work, ...]:
             part[k] = min(have, room)
             room -= part[k]
             left[k] -= part[k]
-        sync = int(force_sync or not any(left))
+        last = not any(left)
+        sync = int(force_sync or last)
         tlbi, atc, ste, other = part
-        cut.append(Work(tlbi, atc, ste, other, sync, sum(part) + sync, leaf=batch.leaf, vcmdq=batch.vcmdq))
-        if not any(left):
+        work = Work(tlbi, atc, ste, other, sync, sum(part) + sync, leaf=batch.leaf, vcmdq=batch.vcmdq)
+        if bad >= 0:
+            work = work._replace(bad=min(bad, tlbi + atc), entries=work.entries + 1)
+        cut.append(work._replace(late=batch.late, gone=batch.gone) if last else work)
+        bad = -1
+        if last:
             return tuple(cut)
 
 
@@ -73,6 +107,26 @@ def poll_step(step: int, relax: int) -> int:
     [10, 10, 1000, 10, 2000, 4000]
     """
     return relax if step % POLL_SPIN else POLL_DELAY << (step // POLL_SPIN - 1)
+
+
+def patience(t: int, relax: int, read: int) -> tuple[int, int]:
+    """When the loop of `poll` gives up a CMD_SYNC that it never sees, and after how many reads.
+
+    Before each step it looks whether 1 s has passed; the delays have become long by then.
+
+    >>> patience(0, 10, 30)
+    (1048583980, 200)
+    """
+    limit = t + SYNC_TIMEOUT
+    reads, delay, stride = 0, POLL_DELAY, relax + read
+    while t <= limit:
+        if t + (POLL_SPIN - 1) * stride > limit:
+            steps = (limit - t) // stride + 1
+            return t + steps * stride, reads + steps
+        t += (POLL_SPIN - 1) * stride + delay + read
+        reads += POLL_SPIN
+        delay *= 2
+    return t, reads
 
 
 def poll(t: int, visible: int, relax: int, read: int, sample: int) -> tuple[int, int]:

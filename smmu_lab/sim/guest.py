@@ -20,6 +20,7 @@ from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap
 from smmu_lab.sim.hardware import Direct, Overlay
 from smmu_lab.sim.host import HostCpus, HostQueue
 from smmu_lab.sim.queue import CommandQueue
+from smmu_lab.sim.recovery import Gerror
 from smmu_lab.sim.smmu import Fifo, RoundRobin
 from smmu_lab.sim.thread import Doorbell, Thread
 from smmu_lab.sim.virtio import Kick, RequestQueue
@@ -38,7 +39,8 @@ class Machine:
     Attributes:
         engine: the SMMU's command engine.
         threads: kernel threads by what they work for.
-        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others.
+        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others,
+        irqs: and its lock.
     """
 
     scenario: Scenario
@@ -49,8 +51,10 @@ class Machine:
     cpus: HostCpus
     ops: Table
     batches: Table
+    stops: Table
     threads: dict[object, Thread] = attrs.Factory(dict)
     paths: list[Path] = attrs.Factory(list)
+    irqs: Lock | None = None
 
     def thread(self, row: Approach, guest: int, queue: int) -> Thread:
         """The thread that works for a queue."""
@@ -71,6 +75,7 @@ class Guest:
     Attributes:
         queues: its command queues; the hardware's first, then the one that traps.
         counts: what it caused.
+        irqs: held while interrupts are off on the vCPU that is told of errors: its first one.
     """
 
     def __init__(self, number: int, machine: Machine) -> None:
@@ -80,6 +85,8 @@ class Guest:
         self.lock = Lock(machine.clock)
         self.queues: list[CommandQueue] = []
         row = machine.row
+        self.irqs = (row.on_metal and machine.irqs) or Lock(machine.clock)
+        machine.irqs = self.irqs
         if row.on_metal and row.queues == "cmdq" and machine.paths:
             self.paths = machine.paths
         else:
@@ -105,7 +112,8 @@ class Guest:
         name = self.number, number
         party = (self.number << 16) + number
 
-        kernel = Kernel(machine.host, row, costs, counts, party)
+        gerror = Gerror(clock, scenario, row, counts, self.irqs, machine.stops)
+        kernel = Kernel(machine.host, row, costs, counts, party, gerror)
         requests = MapUnmap(kernel, row, costs) if row.front == "virtio-iommu" else None
         doorbell: Any
         bell = None
@@ -115,7 +123,9 @@ class Guest:
         elif row.consumer == "hardware":
             engine = machine.hardware_queue()
             doorbell = (
-                Direct(engine, costs) if row.unsupported != "stop-and-fix" else Overlay(clock, engine, kernel, costs)
+                Direct(engine, costs, gerror)
+                if row.unsupported != "stop-and-fix"
+                else Overlay(clock, engine, kernel, costs)
             )
             if isinstance(engine, RoundRobin):
                 engine.add(doorbell.feed)
@@ -143,7 +153,8 @@ class Guest:
             advance: Callable[[int], None] = getattr(doorbell, "advance", lambda t: None)
             ring, read = doorbell.ring, completion.read
             queue = CommandQueue(clock, log2size, costs.relax, ring, read, name, advance, by_msi, machine.batches)
-        doorbell.queue = queue
+        doorbell.queue = gerror.queue = queue
+        queue.gerror = gerror
         self.queues.append(queue)
         if bell is not None:
             worker = row.consumer if callable(row.consumer) else kernel_worker
@@ -158,12 +169,13 @@ class Guest:
         how = row.completion
         if how == "msi-word":
             how = {"vmm": "vmm-cons", "hardware": "device-cons"}.get(str(row.consumer), "kernel-cons")
+        gives_up = bool(self.machine.scenario.fault)
         register: Polled | TrappedToVmm
         if how == "vmm-cons":
-            register = TrappedToVmm(clock, self.lock, costs, counts, under_lock=row.consumer == "vmm")
+            register = TrappedToVmm(clock, self.lock, costs, counts, row.consumer == "vmm", gives_up)
         elif how == "kernel-cons":
-            register = Polled(clock, costs, counts, costs.exit_kernel, costs.exit_kernel, exits=True)
+            register = Polled(clock, costs, counts, costs.exit_kernel, costs.exit_kernel, True, gives_up)
         else:
             read = costs.mmio_r if how == "device-cons" else costs.cons_shared
-            register = Polled(clock, costs, counts, read, read // 2, exits=False)
-        return MsiWord(clock, costs, register) if row.completion == "msi-word" else register
+            register = Polled(clock, costs, counts, read, read // 2, False, gives_up)
+        return MsiWord(clock, costs, counts, register, gives_up) if row.completion == "msi-word" else register

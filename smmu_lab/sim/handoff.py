@@ -4,31 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smmu_lab.arch import CMDQ_BATCH_ENTRIES
 from smmu_lab.record import Counts
-from smmu_lab.scenario import Approach, Costs
+from smmu_lab.scenario import Approach, Batch, Costs
 from smmu_lab.sim.driver import Work
-from smmu_lab.sim.host import HostQueue
+from smmu_lab.sim.host import HostQueue, TimedOut
 from smmu_lab.sim.queue import CONSUME, EXECUTE, HANDOFF, QUEUE, WAKE, Edges, Ticket
+from smmu_lab.sim.recovery import FORWARDS, Gerror
+
+if TYPE_CHECKING:
+    from smmu_lab.sim.virtio import Request
 
 
-def host_list(tlbi: int, atc: int, tail: int = 0, leaf: bool = True) -> Work:
+def host_list(tlbi: int, atc: int, tail: int = 0, leaf: bool = True, late: int = 0) -> Work:
     """A list of the host's, with its CMD_SYNC."""
-    return Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail, leaf)
+    return Work(tlbi, atc, 0, 0, 1, tlbi + atc + 1, tail, leaf, late=late)
 
 
 ONE_TLBI = host_list(1, 0)
 
 Written = Callable[[Ticket, int], None]
-Commands = tuple[tuple[int, int, bool], ...]
-"""Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again; and whether the TLBIs are leaf."""
+Commands = tuple[tuple[int, int, bool, int], ...]
+"""Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again; whether the TLBIs are leaf, and how
+late the first ATC_INV is answered, ns."""
 
 
-def commands(works: Sequence[Work]) -> Commands:
+def commands(works: Sequence[Work | Batch]) -> Commands:
     """What lists have for the host."""
-    return tuple([(work.tlbi, work.atc, work.leaf) for work in works if work.tlbi or work.atc])
+    return tuple([(work.tlbi, work.atc, work.leaf, work.late) for work in works if work.tlbi or work.atc])
+
+
+def size(array: Commands) -> int:
+    """Number of commands."""
+    return sum([tlbi + atc for tlbi, atc, _, _ in array])
+
+
+def place(tickets: Sequence[Ticket], number: int) -> tuple[Ticket, int]:
+    """The list that holds a command, of all commands of these lists, and how many of its own stand before it."""
+    for ticket in tickets:
+        commands = ticket.work.tlbi + ticket.work.atc
+        if number < commands:
+            return ticket, number
+        number -= commands
+    raise AssertionError(number)
 
 
 _APART: dict[str, Callable[[bool, bool], object]] = {
@@ -44,7 +64,7 @@ _APART: dict[str, Callable[[bool, bool], object]] = {
 def cut(array: Commands, group: int, errata: str = "none") -> tuple[Work, ...]:
     """Cut commands into lists of the host, in order; no commands are one list that is only a CMD_SYNC.
 
-    >>> array = ((64, 0, True), (0, 2, True), (3, 0, False))
+    >>> array = ((64, 0, True, 0), (0, 2, True, 0), (3, 0, False, 0))
     >>> [(work.tlbi, work.atc, work.tail) for work in cut(array, 63)]
     [(63, 0, 63), (4, 2, 3)]
     >>> [(work.tlbi, work.atc) for work in cut(array, 63, "tlbi-apart")]
@@ -52,17 +72,17 @@ def cut(array: Commands, group: int, errata: str = "none") -> tuple[Work, ...]:
     """
     apart = _APART[errata]
     made = []
-    tlbi = atc = tail = 0
+    tlbi = atc = tail = late = 0
     leaf = True
     kind: object = None
-    for more_tlbi, more_atc, more_leaf in array:
+    for more_tlbi, more_atc, more_leaf, answer in array:
         for is_tlbi, more in ((True, more_tlbi), (False, more_atc)):
             if not more:
                 continue
             before, kind = kind, apart(is_tlbi, more_leaf)
             if kind != before and tlbi + atc:
-                made.append(host_list(tlbi, atc, tail, leaf))
-                tlbi = atc = tail = 0
+                made.append(host_list(tlbi, atc, tail, leaf, late))
+                tlbi = atc = tail = late = 0
             while more:
                 some = min(more, group - tlbi - atc)
                 more -= some
@@ -70,11 +90,12 @@ def cut(array: Commands, group: int, errata: str = "none") -> tuple[Work, ...]:
                     tlbi, tail, leaf = tlbi + some, tail + some, more_leaf
                 else:
                     atc, tail = atc + some, 0
+                    late, answer = late + answer, 0
                 if tlbi + atc == group:
-                    made.append(host_list(tlbi, atc, tail, leaf))
-                    tlbi = atc = tail = 0
+                    made.append(host_list(tlbi, atc, tail, leaf, late))
+                    tlbi = atc = tail = late = 0
     if tlbi or atc or not made:
-        made.append(host_list(tlbi, atc, tail, leaf))
+        made.append(host_list(tlbi, atc, tail, leaf, late))
     return tuple(made)
 
 
@@ -85,9 +106,14 @@ class Kernel:
         read: time the consumer spent on reading the queue since the last `begin`, ns.
         handoff: time spent in ioctls, copies and rewrites since the last `begin`, ns.
         execute: time the SMMU needed for this guest's commands alone since the last `begin`, ns.
+        reports: its caller is told of errors.
+        gerror: errors of the guest's queue.
+        halt: the list with an entry in error, and how many of its commands stand before that entry.
     """
 
-    def __init__(self, host: HostQueue, approach: Approach, costs: Costs, counts: Counts, party: int) -> None:
+    def __init__(
+        self, host: HostQueue, approach: Approach, costs: Costs, counts: Counts, party: int, gerror: Gerror
+    ) -> None:
         self.host = host
         self.counts = counts
         self.party = party
@@ -96,6 +122,9 @@ class Kernel:
             self.group = min(self.group, CMDQ_BATCH_ENTRIES - 1)
         self.enter, self.copy, self.convert = costs.ioctl, costs.copy, costs.conv
         self.read = self.handoff = self.execute = 0
+        self.reports = approach.handoff != "marshalled" and approach.nested and not approach.executes_directly
+        self.gerror = gerror
+        self.halt: tuple[Ticket, int] | None = None
 
     def begin(self) -> None:
         """Start to count anew."""
@@ -120,17 +149,28 @@ class Kernel:
         """Rewrite commands, at `convert` ns each, and issue their lists, each with a CMD_SYNC that is waited for.
 
         Source: arm_vsmmu_cache_invalidate, Linux 7.2 arm-smmu-v3-iommufd.c.
+
+        Raises:
+            TimedOut: a CMD_SYNC took too long, and the caller is told of errors.
         """
+        issued = 0
         for work in works:
-            t = self.spend(t, (work.entries - 1) * convert)
-            seen = self.host.call(t, work, self.party, self.counts)
-            t = seen if isinstance(seen, int) else (yield from seen)
+            number = work.entries - 1
+            t = self.spend(t, number * convert)
             self.execute += self.host.engine.alone(work)
+            try:
+                seen = self.host.call(t, work, self.party, self.counts)
+                t = seen if isinstance(seen, int) else (yield from seen)
+            except TimedOut as late:
+                if self.reports:
+                    raise late.among(issued, number) from None
+                t = late.t
+            issued += number
         return t
 
     def array(self, t: int, array: Commands) -> Generator[Any, Any, int]:
         """One ioctl for an array of commands."""
-        t = self.ioctl(t, sum([tlbi + atc for tlbi, atc, _ in array]))
+        t = self.ioctl(t, size(array))
         return self.issue(t, self.lists(array), self.convert)
 
     def lists(self, array: Commands) -> Sequence[Work]:
@@ -146,9 +186,12 @@ class Kernel:
             return t
         self.read += number * decode
         if not self.host.sole or self.host.clock.trail is not None:
-            for _ in range(number):
+            for k in range(number):
                 t = self.ioctl(t + decode, 1)
-                t = yield from self.issue(t, works, self.convert)
+                try:
+                    t = yield from self.issue(t, works, self.convert)
+                except TimedOut as late:
+                    raise late.among(k, 1) from None
             return t
         converted = sum(work.entries - 1 for work in works)
         self.counts.ioctls += number
@@ -172,10 +215,12 @@ class Handoff:
         self.attach = costs.vmm_ste
         self.per_entry = costs.conv + 2 * costs.copy
         self.held: Commands = ()  # array-at-sync: commands read whose CMD_SYNC has not come yet
+        self.devices = 1
         self.per_tlbi, self.per_atc = [ONE_TLBI], [host_list(0, 1)]
         if approach.handoff == "marshalled" and ats_devices:
             # arm_smmu_cache_invalidate_user of the v1 patch: a TLBI falls through to arm_smmu_atc_inv_domain, which
             # sends an ATC_INV to every device of the domain; an ATC_INV is nothing else.
+            self.devices = ats_devices
             self.per_atc = [host_list(0, ats_devices)]
             self.per_tlbi = [ONE_TLBI, *self.per_atc]
         self.consume: Callable[[Sequence[Ticket], int, Written], Generator[Any, Any, int]] = {
@@ -193,32 +238,93 @@ class Handoff:
         return t + spent
 
     def _per_command(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
+        kernel = self.kernel
         for ticket in tickets:
-            work = ticket.work
-            t = yield from self.kernel.one_by_one(t, work.tlbi, self.decode, self.per_tlbi)
-            t = yield from self.kernel.one_by_one(t, work.atc, self.decode, self.per_atc)
-            t = self._reads(t, work.ste + work.other + work.sync, work.ste)
+            work, done = ticket.work, 0
+            try:
+                for number, lists in self._runs(work):
+                    if lists:
+                        t = yield from kernel.one_by_one(t, number, self.decode, lists)
+                        done += number
+                        continue
+                    t = self._reads(t, 1, 0)
+                    if kernel.gerror.struck((ticket,)):
+                        kernel.halt = ticket, done
+                        return t
+            except TimedOut as late:
+                kernel.halt = ticket, done + late.first
+                return late.t
+            rest = work.entries - work.tlbi - work.atc - (work.bad >= 0)
+            t = self._reads(t, rest, work.ste)
             written(ticket, t)
         return t
 
+    def _runs(self, work: Work) -> Sequence[tuple[int, Sequence[Work]]]:
+        """Its commands: so many, and the lists that the host issues for each of them; none for what is no command."""
+        if work.bad < 0 and not work.late:
+            return (work.tlbi, self.per_tlbi), (work.atc, self.per_atc)
+        if work.late:
+            first = [host_list(0, self.devices, late=work.late)]
+            return (work.tlbi, self.per_tlbi), (1, first), (work.atc - 1, self.per_atc)
+        tlbi = min(work.bad, work.tlbi)
+        atc = work.bad - tlbi
+        forwards = self.kernel.gerror.reaction == FORWARDS and not work.fixed
+        return (
+            (tlbi, self.per_tlbi),
+            (atc, self.per_atc),
+            (1, self.per_atc if forwards else ()),
+            (work.tlbi - tlbi, self.per_tlbi),
+            (work.atc - atc, self.per_atc),
+        )
+
     def _array(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
-        works = [ticket.work for ticket in tickets]
+        kernel, gerror = self.kernel, self.kernel.gerror
+        struck = gerror.struck(tickets)
+        works = [ticket.work for ticket in tickets] if struck is None else gerror.ahead(tickets, struck)
         for work in works:
             t = self._reads(t, work.entries, work.ste)
-        if array := commands(works):
-            t = yield from self.kernel.array(t, array)
+        array = commands(works)
+        try:
+            if struck is not None and gerror.upstream:  # RFC v3 makes no ioctl when its loop ended at an error
+                kernel.counts.lost += size(array)
+            elif array:
+                t = yield from kernel.array(t, array)
+            if struck is not None:
+                kernel.halt = struck, gerror.at(struck.work)
+        except TimedOut as late:
+            t = late.t  # RFC v3 puts CONS at the last command that counts as handled
+            kernel.halt = struck, _ = place(tickets, max(0, late.last - 1) if gerror.upstream else late.first)
         for ticket in tickets:
+            if ticket is struck:
+                break
             written(ticket, t)
         return t
 
     def _array_at_sync(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
+        kernel, gerror = self.kernel, self.kernel.gerror
+        before = size(self.held)  # of earlier publications
+        read: list[Ticket] = []  # lists of this one, whose commands are held
         for ticket in tickets:
-            work = ticket.work
+            work, struck = ticket.work, gerror.struck((ticket,))
+            if struck:
+                (work,) = gerror.ahead((ticket,), ticket)
             t = self._reads(t, work.entries, work.ste)
             self.held += commands((work,))
-            if work.sync and self.held:
-                t = yield from self.kernel.array(t, self.held)
-                self.held = ()
+            read.append(ticket)
+            try:
+                if (work.sync or struck) and self.held:
+                    array, self.held = self.held, ()
+                    t = yield from kernel.array(t, array)
+            except TimedOut as late:
+                number = (late.last if gerror.upstream else late.first) - before
+                kernel.halt = place(read, number) if number >= 0 else (tickets[0], 0)
+                return late.t
+            if struck:
+                kernel.halt = ticket, gerror.at(ticket.work)
+                return t
+            if work.sync:
+                before = 0
+                read.clear()
             written(ticket, t)
         return t
 
@@ -227,10 +333,28 @@ class Handoff:
 
         Source: the v2 patch of May 2023 (17/17), arm_smmu_fix_user_cmd; costs as composed in NUMBERS section 5.1.
         """
-        kernel, works = self.kernel, [ticket.work for ticket in tickets]
+        kernel, gerror = self.kernel, self.kernel.gerror
+        struck = gerror.struck(tickets)
+        works = [ticket.work for ticket in tickets] if struck is None else gerror.ahead(tickets, struck)
+        array = commands(works)
         t = kernel.spend(kernel.ioctl(t, 0), sum([work.entries for work in works]) * self.per_entry)
-        t = yield from kernel.issue(t, kernel.lists(commands(works)), 0)
+        try:
+            if struck is None or (array and not gerror.upstream):
+                t = yield from kernel.issue(t, kernel.lists(array), 0)
+            else:
+                kernel.counts.lost += size(array)
+        except TimedOut as late:
+            t = late.t
+            if gerror.upstream:  # CONS was at PROD by then
+                kernel.counts.lost += size(array)
+            else:
+                kernel.halt = struck, _ = place(tickets, 0)
+        else:
+            if struck is not None:
+                kernel.halt = struck, gerror.at(struck.work)
         for ticket in tickets:
+            if ticket is struck:
+                break
             written(ticket, t)
         return t
 
@@ -257,15 +381,20 @@ class MapUnmap:
             start = t
             kernel.read = self.take
             t += self.take
-            if self.by_ioctl:
-                t = kernel.ioctl(t, 0)
-            if request.batches:
-                t = kernel.spend(t, self.unmap + request.pages * self.unpin)
-                for batch in request.batches:
-                    t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0)
-            else:
-                t = kernel.spend(t, self.map + request.pages * self.pin)
+            if not request.bad:  # such a one is answered at once, by its status
+                t = yield from self._serve(request, t)
             ticket.edges += ((WAKE, start), *kernel.edges(start, t))
             if ticket is not requests[-1]:  # whose end is that of the drain
                 ticket.complete(t)
+        return t
+
+    def _serve(self, request: Request, t: int) -> Generator[Any, Any, int]:
+        kernel = self.kernel
+        if self.by_ioctl:
+            t = kernel.ioctl(t, 0)
+        if not request.batches:
+            return kernel.spend(t, self.map + request.pages * self.pin)
+        t = kernel.spend(t, self.unmap + request.pages * self.unpin)
+        for batch in request.batches:
+            t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0)
         return t

@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
+from smmu_lab.arch import CError
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import SUBMIT, Clock
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.handoff import ONE_TLBI, Kernel, host_list
 from smmu_lab.sim.queue import DOORBELL, EXECUTE, GATHER, HANDOFF, QUEUE, WAKE, CommandQueue, Group, Ticket
+from smmu_lab.sim.recovery import Gerror, regroup
 from smmu_lab.sim.smmu import Feed, Fifo
 
 
@@ -19,8 +21,11 @@ class Direct:
 
     queue: CommandQueue
 
-    def __init__(self, engine: Fifo, costs: Costs) -> None:
+    def __init__(self, engine: Fifo, costs: Costs, gerror: Gerror) -> None:
         self.engine = engine
+        self.gerror = gerror
+        self.halted: Ticket | None = None  # what runs before an entry in error, and the list with that entry
+        self.struck: Ticket | None = None
         self.advance = engine.advance
         self.feed = Feed(self._finish)
         self.write = costs.mmio_w
@@ -31,11 +36,62 @@ class Direct:
         """A posted write: the vCPU runs on when it has left."""
         arrival = t + self.write
         group.leaves(((GATHER, t), (DOORBELL, arrival)))
-        self.rung.append(group)
-        self.engine.post(self.feed, arrival, group)
+        if self.gerror.active:
+            self._watch(group, arrival)
+        else:
+            self._post(group, arrival)
         return arrival
 
+    def _post(self, group: Group, arrival: int) -> None:
+        self.rung.append(group)
+        self.engine.post(self.feed, arrival, group)
+
+    def _watch(self, group: Group, arrival: int) -> None:
+        """Nothing behind an entry in error is fetched, nor behind a CMD_SYNC that is going to fail."""
+        tickets = group.tickets
+        if self.gerror.holds(tickets):
+            return
+        struck = next((each for each in tickets if each.work.gone), None) or self.gerror.struck(tickets)
+        if struck is None:
+            self._post(group, arrival)
+            return
+        at = tickets.index(struck)
+        self.gerror.standing, work = tickets[at:], struck.work
+        if at:
+            self._post(regroup(tickets[:at], group), arrival)
+        if work.gone:
+            ahead, struck.work = work._replace(sync=0, entries=work.entries - 1), Work(0, 0, 0, 0, 1, 1)
+        else:
+            done = self.gerror.at(work)
+            ahead, struck.work = work.before(done), work.behind(done)
+            ahead = ahead._replace(entries=work.entries - struck.work.entries)
+        self.struck, self.halted = struck, Ticket(ahead, struck.end - struck.work.entries, struck.written, 0)
+        self.engine.post(self.feed, arrival, Group(self.halted))
+
+    def _halt(self, start: int, done: int) -> None:
+        """The queue has come to the entry in error."""
+        queue, gerror, halted, struck = self.queue, self.gerror, self.halted, self.struck
+        assert halted is not None
+        assert struck is not None
+        self.halted = None
+        work = halted.work
+        if work.gone:
+            done = max(done, self.feed.answered)
+        struck.edges += (QUEUE, start), (EXECUTE, done)
+        if work.entries:
+            queue.consumed(done, work.entries)
+            queue.log(struck.written, start, done, work.entries, 0, struck.end)
+        if work.gone:
+            gerror.stop(done, CError.ATC_INV_SYNC, gerror.notice)
+        elif gerror.row.unsupported != "stop-and-fix":
+            gerror.stop(done, CError.ILL, gerror.notice)
+        else:
+            gerror.ask(done)
+
     def _finish(self, ticket: Ticket, start: int, done: int) -> None:
+        if ticket is self.halted:
+            self._halt(start, done)
+            return
         queue, work = self.queue, ticket.work
         ticket.edges += (QUEUE, start), (EXECUTE, done)
         ticket.complete(done)
@@ -61,7 +117,7 @@ class Overlay(Direct):
     """
 
     def __init__(self, clock: Clock, engine: Fifo, kernel: Kernel, costs: Costs) -> None:
-        super().__init__(engine, costs)
+        super().__init__(engine, costs, kernel.gerror)
         self.clock = clock
         self.kernel = kernel
         self.fix, self.attach = costs.fix, costs.vmm_ste

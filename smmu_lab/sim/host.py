@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import Clock
-from smmu_lab.sim.driver import Work
+from smmu_lab.sim.driver import SYNC_TIMEOUT, Work
 from smmu_lab.sim.queue import CommandQueue, Group, Ticket
 from smmu_lab.sim.smmu import Feed, Fifo
 
 if TYPE_CHECKING:
     from smmu_lab.sim.thread import Thread
+
+
+class TimedOut(Exception):
+    """The host's driver gives up its CMD_SYNC after 1 s, and returns -ETIMEDOUT.
+
+    Attributes:
+        t: when, ns.
+        first: number of the first command of its list, among those that the caller issues.
+        last: number of the last one.
+    """
+
+    def __init__(self, t: int) -> None:
+        super().__init__(t)
+        self.t = t
+        self.first = self.last = 0
+
+    def among(self, before: int, commands: int) -> Self:
+        """The same, with the numbers of its commands."""
+        self.first, self.last = before, before + commands - 1
+        return self
 
 
 class HostQueue:
@@ -24,10 +44,18 @@ class HostQueue:
         errata: what its SMMU cannot take in one list.
         sole: one thread at a time can be in it, and nothing else reaches the engine. Then nobody gathers and the
             algorithm is arithmetic; no event is needed.
+        gives_up: the driver gives up a CMD_SYNC after 1 s.
     """
 
     def __init__(
-        self, clock: Clock, engine: Fifo, costs: Costs, log2size: int, errata: str = "none", sole: bool = False
+        self,
+        clock: Clock,
+        engine: Fifo,
+        costs: Costs,
+        log2size: int,
+        errata: str = "none",
+        sole: bool = False,
+        gives_up: bool = False,
     ) -> None:
         self.clock = clock
         self.engine = engine
@@ -35,31 +63,42 @@ class HostQueue:
         self.size = 1 << log2size
         self.errata = errata
         self.sole = sole
+        self.gives_up = gives_up
         self.post, self.read = min(costs.mmio_w, costs.hsubmit), costs.mmio_r
         self.write = costs.hsubmit - self.post  # hsubmit is the whole insertion, PROD write included
         self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons, advance=engine.advance)
 
     def call(self, t: int, work: Work, party: int, counts: Counts) -> int | Generator[Any, Any, int]:
-        """One issue call with CMD_SYNC: when its completion is seen, or a generator that returns that."""
+        """One issue call with CMD_SYNC: when its completion is seen, or a generator that returns that.
+
+        Raises:
+            TimedOut: by the generator.
+        """
         counts.host_syncs += 1
         counts.host_commands += work.entries
         if not self.sole:
-            return self._call(t, work, party)
+            return self._call(t, work, party, counts)
         end = t + self.alone(work)
         if self.clock.trail is not None:
             self.clock.note("host", divmod(party, 1 << 16), t, end, work)
         return end
 
-    def _call(self, t: int, work: Work, party: int) -> Generator[Any, Any, int]:
+    def _call(self, t: int, work: Work, party: int, counts: Counts) -> Generator[Any, Any, int]:
         ticket = yield from self.queue.insert(t, work, self.write, party)
         seen = ticket.visible
         if seen is None:
             yield ticket.wait(self.clock, "owner")
             seen = ticket.visible
         assert seen is not None
+        timed_out = self.gives_up and seen - ticket.resumed > SYNC_TIMEOUT
+        if timed_out:
+            seen = ticket.resumed + SYNC_TIMEOUT
         self.queue.leave(seen, ticket)
         if self.clock.trail is not None:
             self.clock.note("host", divmod(party, 1 << 16), t, seen, work)
+        if timed_out:
+            counts.timeouts += 1
+            raise TimedOut(seen)
         return seen
 
     def alone(self, work: Work) -> int:

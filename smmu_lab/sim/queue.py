@@ -15,9 +15,13 @@ from smmu_lab.sim.clock import ALLOCATE, PUBLISH, READ_CONS, Clock
 from smmu_lab.sim.driver import Work, poll
 
 if TYPE_CHECKING:
+    from smmu_lab.sim.consumer import Lock
+    from smmu_lab.sim.recovery import Gerror
     from smmu_lab.sim.thread import Drain
 
-BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, COMPLETE, STOLEN = range(len(STAGES))
+BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, RECOVER, COMPLETE, STOLEN = range(
+    len(STAGES)
+)
 
 
 Edges = tuple[tuple[int, int], ...]
@@ -66,6 +70,18 @@ class Ticket:
         self.waiters += (waiter,)
         return waiter
 
+    def wait_until(self, clock: Clock, t: int, party: int) -> Any:
+        """`wait`, but at most until `t`."""
+        waiter = self.wait(clock, "complete")
+
+        def give_up(turn: Any) -> None:
+            if not waiter.triggered:
+                self.waiters = tuple(each for each in self.waiters if each is not waiter)
+                waiter.succeed()
+
+        clock.turn(t, READ_CONS, party, "timeout").callbacks.append(give_up)
+        return waiter
+
     def share(self, stage: list[int], start: int, until: int) -> None:
         """Share the time of one issue call among the stages, to the last nanosecond.
 
@@ -82,7 +98,7 @@ class Ticket:
                 stage[what] += end - t
                 t = end
         else:
-            what = COMPLETE
+            what = COMPLETE if self.visible is not None else RECOVER
             stage[LOCK] += self.behind
             t += self.behind
         stage[what] += until - t
@@ -91,9 +107,10 @@ class Ticket:
 class Group:
     """The lists that one PROD write publishes: the owner's, and those of the riders it gathered."""
 
-    __slots__ = ("captured", "published", "tickets", "written")
+    __slots__ = ("captured", "owner", "published", "tickets", "written")
 
     def __init__(self, ticket: Ticket) -> None:
+        self.owner = ticket  # of whoever writes PROD
         self.tickets = [ticket]
         self.written = ticket.written
         self.published = 0
@@ -118,7 +135,7 @@ class Group:
     def leaves(self, edges: Edges) -> None:
         """The ends of its first stages, up to the doorbell."""
         for ticket in self.tickets:
-            ticket.edges = edges
+            ticket.edges += edges
 
 
 class CommandQueue:
@@ -138,7 +155,12 @@ class CommandQueue:
         advance: brings CONS up to a time, where its moves are worked out late.
         by_msi: a CMD_SYNC's own word tells its end, so the shadow of CONS moves there, not to a CONS that was read.
         batches: the record of drains.
+
+    Attributes:
+        gerror: its errors; the host's own has none that anybody is told of.
     """
+
+    gerror: Gerror
 
     def __init__(
         self,
@@ -184,7 +206,9 @@ class CommandQueue:
 
     # -- insertion -------------------------------------------------------------------------------------------------
 
-    def insert(self, t: int, work: Work, write: int, party: int) -> Generator[Any, Any, Ticket]:
+    def insert(
+        self, t: int, work: Work, write: int, party: int, irqs: Lock | None = None
+    ) -> Generator[Any, Any, Ticket]:
         """Allocate, write, and publish or ride along.
 
         Args:
@@ -192,6 +216,7 @@ class CommandQueue:
             work: the list.
             write: time to write its entries, ns.
             party: who calls, for the order within one instant.
+            irqs: what the caller holds while its interrupts are off; they are on while it waits for room.
 
         Returns:
             The ticket; `resumed` says when the caller runs on.
@@ -203,7 +228,11 @@ class CommandQueue:
         if self.leaving and self.leaving[0][0] <= t:
             self._settle(t)
         while self.size - (self.prod - self.shadow) < work.entries:
+            if irqs is not None:
+                irqs.release(t)
             t = yield from self._wait_not_full(t, party)
+            if irqs is not None:
+                t = yield from irqs.hold(t)
         ticket = self._allocate(work, t, write, t - asked)
         if clock.trail is not None:
             clock.note("issued", self.name, party, ticket)
@@ -282,9 +311,13 @@ class CommandQueue:
             self.clock.note("stored", self.name, t, self.cons)
 
     def complete(self, drain: Drain, end: int) -> None:
-        """A consumer in software stores CONS at `end`: it covers what was taken up."""
-        if not drain.groups:
-            return
+        """A consumer in software stores CONS at `end`: it covers what was taken up, but for what stands at an error."""
+        if drain.groups:
+            self._store(drain, end)
+        if drain.halt is not None:
+            drain.halt(end)
+
+    def _store(self, drain: Drain, end: int) -> None:
         commands = syncs = 0
         for group in drain.groups:
             for ticket in group.tickets:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smmu_lab.record import BATCHES, OPS, Run, Table
+from smmu_lab.record import BATCHES, OPS, STOPS, Run, Table
 from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, Unmaps, approach
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.guest import Guest, Machine
@@ -40,12 +40,13 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
     costs, smmu, workload = scenario.costs, scenario.smmu, scenario.workload
     engine = RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
     one_consumer = row.consumer == "vmm" or (not row.executes_directly and row.queues != "cmdq+vcmdq")
-    sole = scenario.guests == 1 and one_consumer
-    host = HostQueue(clock, engine, costs, smmu.host_queue_log2, smmu.errata, sole)
+    faulty = bool(scenario.fault)
+    sole = scenario.guests == 1 and one_consumer and not faulty
+    host = HostQueue(clock, engine, costs, smmu.host_queue_log2, smmu.errata, sole, faulty)
     if isinstance(engine, RoundRobin):
         engine.add(host.feed)
     cpus = HostCpus(clock, scenario.host.worker_cpus)
-    machine = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES))
+    machine = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES), Table(STOPS))
     guests = [Guest(number, machine) for number in range(scenario.guests)]
     for guest in guests:
         if isinstance(workload, Recorded) and workload.replay == "recorded":
@@ -53,7 +54,7 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
             continue
         for v in range(scenario.vcpus):
             vcpu = Vcpu(scenario, guest, v)
-            operations = workload.operations(v, smmu.ril)
+            operations = scenario.operations(guest.number, v)
             if row.front == "virtio-iommu":
                 process = vcpu.requests(operations)
             elif isinstance(workload, Unmaps) and workload.lazy:
@@ -67,6 +68,7 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
         approach=row,
         ops=machine.ops,
         batches=machine.batches,
+        stops=machine.stops,
         guests=tuple(guest.counts for guest in guests),
         queues=tuple(
             (guest.number, number, queue.register(queue.prod), queue.register(queue.cons))

@@ -63,7 +63,7 @@ class Fifo:
         end = start + work.tlbi * self.t_tlbi
         if work.atc:
             end += work.atc * self.t_atc
-            feed.answered = end - work.tail * self.t_tlbi + self.atc_rtt
+            feed.answered = end - work.tail * self.t_tlbi + self.atc_rtt + work.late
         if work.sync:
             end += self.occupancy
         self.free = end
@@ -83,7 +83,7 @@ class Fifo:
         sync = self.occupancy
         if work.atc:
             issued += work.atc * self.t_atc
-            sync = max(sync, self.atc_rtt - work.tail * self.t_tlbi)
+            sync = max(sync, self.atc_rtt + work.late - work.tail * self.t_tlbi)
         return issued + sync + self.latency
 
     def advance(self, until: int) -> None:
@@ -91,11 +91,11 @@ class Fifo:
 
 
 class Turns:
-    """A list in a queue that is served in turns: runs of [cost of a command, how many are left, awaits an answer]."""
+    """A list in a queue that is served in turns: runs of [cost of a command, how many are left, until the answer]."""
 
     __slots__ = ("feed", "left", "runs", "start", "ticket", "time")
 
-    def __init__(self, feed: Feed, ticket: Ticket, runs: list[list[int]], left: int, time: int) -> None:
+    def __init__(self, feed: Feed, ticket: Ticket, runs: list[list[Any]], left: int, time: int) -> None:
         self.feed = feed
         self.ticket = ticket
         self.start = -1
@@ -130,7 +130,7 @@ class RoundRobin(Fifo):
         self.heads: list[Turns] = []  # the first list of each queue that has one, in the order of turns
         self.last = -1  # whose turn it was
         self.predicted = -1
-        self.known: dict[Work, tuple[list[list[int]], int, int]] = {}
+        self.known: dict[Work, tuple[list[list[Any]], int, int]] = {}
 
     def add(self, feed: Feed) -> None:
         """One more queue, the last in the order of turns."""
@@ -151,15 +151,16 @@ class RoundRobin(Fifo):
         self._line_up(feed)
         self._predict()
 
-    def _runs(self, work: Work) -> tuple[list[list[int]], int, int]:
+    def _runs(self, work: Work) -> tuple[list[list[Any]], int, int]:
         """The runs of a list, how many commands they are, and their time."""
         if work not in self.known:
             tail = work.tail if work.atc else 0
-            all_runs = (
-                [self.t_tlbi, work.tlbi - tail, False],
-                [self.t_atc, work.atc, True],
-                [self.t_tlbi, tail, False],
-                [self.occupancy, work.sync, False],
+            all_runs: tuple[list[Any], ...] = (
+                [self.t_tlbi, work.tlbi - tail, None],
+                [self.t_atc, work.atc, self.atc_rtt + work.late],
+                [self.t_tlbi, tail, None],
+                [0, work.bad >= 0 and not work.fixed, None],
+                [self.occupancy, work.sync, None],
             )
             runs = [run for run in all_runs if run[1]]
             self.known[work] = runs, sum(run[1] for run in runs), sum(run[0] * run[1] for run in runs)
@@ -210,10 +211,10 @@ class RoundRobin(Fifo):
         self.heads.clear()
         if head.start < 0:
             head.start = self.free
-        for cost, count, answered in head.runs:
+        for cost, count, rtt in head.runs:
             self.free += cost * count
-            if answered:
-                head.feed.answered = self.free + self.atc_rtt
+            if rtt is not None:
+                head.feed.answered = self.free + rtt
         self.last = head.feed.number
         self._end(head)
         return True
@@ -231,8 +232,8 @@ class RoundRobin(Fifo):
         head.left -= 1
         head.time -= run[0]
         if not run[1]:
-            if run[2]:
-                feed.answered = self.free + self.atc_rtt
+            if run[2] is not None:
+                feed.answered = self.free + run[2]
             head.runs.pop(0)
         if head.runs:
             self.heads.append(head)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from smmu_lab.record import Counts
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 
 
 class Drain:
-    """What a consumer takes up at once, and how long the parts of its work last."""
+    """What a consumer takes up at once, and how long the parts of its work last.
 
-    __slots__ = ("edges", "groups", "start")
+    Attributes:
+        halt: where it comes to an error, what is to be done when CONS is stored.
+    """
+
+    __slots__ = ("edges", "groups", "halt", "start")
 
     def __init__(self, groups: list[Group], start: int) -> None:
         self.groups = groups
         self.start = start
         self.edges: Edges = ()
+        self.halt: Callable[[int], None] | None = None
 
 
 class Thread:

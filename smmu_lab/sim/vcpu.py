@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from smmu_lab.record import KINDS, STAGES
 from smmu_lab.scenario import Batch, Operation, Publication, Scenario, Unmaps, flush_batches, unmap_batches
-from smmu_lab.sim.clock import exponential, stream
+from smmu_lab.sim.clock import ALLOCATE, exponential, stream
 from smmu_lab.sim.driver import SYNC_TIMEOUT, Work, lists
 from smmu_lab.sim.guest import Completion, Guest
-from smmu_lab.sim.queue import BUILD, LOCK, SPACE, CommandQueue, Ticket
+from smmu_lab.sim.queue import BUILD, LOCK, RECOVER, SPACE, CommandQueue, Ticket
 from smmu_lab.sim.virtio import Request, RequestQueue
 from smmu_lab.units import nanoseconds
 
@@ -32,10 +32,12 @@ class Vcpu:
         self.number = number
         self.party = (guest.number << 16) + number
         workload = scenario.workload
-        self.ops = guest.machine.ops
+        self.ops, row = guest.machine.ops, guest.machine.row
         self.planned: _Plan | None = None
         self.open_loop = bool(workload.rate)
-        self.force_sync = guest.machine.row.on_metal and scenario.smmu.errata == "force-sync"
+        self.gives_up = bool(scenario.fault)
+        self.irqs = guest.irqs if self.gives_up and number == 0 and not (guest.number and row.on_metal) else None
+        self.force_sync = row.on_metal and scenario.smmu.errata == "force-sync"
         self.covered: int | None = None  # when the last CMD_SYNC's end could be seen
         self.gaps: Iterator[int] = (
             exponential(stream(scenario.seed, guest.number, number, "gap"), workload.gap)
@@ -111,9 +113,15 @@ class Vcpu:
         load, pages = scenario.workload, unmap.pages
         granule = load.granule if isinstance(load, Unmaps) else 4096
         batches = unmap_batches(pages, granule, scenario.smmu.ril, load.ats_devices)
-        made = (self._columns(self.number, unmap._replace(kind="map"), 0, 0), Request(pages))
+        mapped = unmap._replace(kind="map")
+        made = (self._columns(self.number, mapped, 0, 0), Request(pages))
+        if any(batch.late for batch in unmap.batches):
+            queue = self.guest.paths[0][0]
+            batches = tuple(map(queue.gerror.told_late, scenario.fault.strike(batches, scenario.costs)))
         gone = (self._columns(self.number, unmap, 0, 0), Request(pages, batches))
-        return [made] * load.maps + [gone]
+        bad = (self._columns(self.number, mapped._replace(pages=0), 0, 0), Request(0, bad=True))
+        struck = any(batch.bad >= 0 for batch in unmap.batches)
+        return [bad] * struck + [made] * load.maps + [gone]
 
     def _request(self, columns: tuple[int, ...], request: Request, start: int) -> Generator[Any, Any, int]:
         queue = self.guest.paths[0][0]
@@ -125,6 +133,7 @@ class Vcpu:
         stage[LOCK] += stage[SPACE]  # of the ring
         stage[SPACE] = 0
         self.ops.append((*columns, start, t - start, *stage))
+        self.guest.counts.lost += any(batch.gone for batch in request.batches)
         return t
 
     def replay(self, published: Iterable[tuple[Publication, list[tuple[Batch, bool]]]]) -> Generator[Any, Any, None]:
@@ -156,20 +165,33 @@ class Vcpu:
         irq_off = 0
         for queue, completion, work, write in plan.calls:
             called = t
-            ticket = yield from queue.insert(called + self.build, work, write, self.party)
+            if self.irqs is not None:
+                called = (yield from self._irqs_off(t + self.build)) - self.build
+                stage[RECOVER] += called - t
+            ticket = yield from queue.insert(called + self.build, work, write, self.party, self.irqs)
             seen = completion.seen(ticket, ticket.resumed) if work.sync else ticket.resumed
             t = seen if seen is not None else (yield from completion.wait(ticket, ticket.resumed, self.party))
             irq_off += self._finish(queue, ticket, stage, called, t)
+            if self.irqs is not None:
+                self.irqs.release(t)
+            self.guest.counts.lost += work.gone
         self.ops.append((*plan.columns, start, irq_off, *stage))
         return t
 
+    def _irqs_off(self, t: int) -> Generator[Any, Any, int]:
+        """Interrupts go off at `t`, or when the handler of an error is through: returns when."""
+        assert self.irqs is not None
+        if self.guest.machine.clock.peek() <= t:
+            yield self.guest.machine.clock.turn(t, ALLOCATE, self.party, "interrupt")
+        return (yield from self.irqs.hold(t))
+
     def _plan(self, operation: Operation) -> _Plan:
         batches = operation.batches
-        calls = [
-            (*self.guest.route(batch.vcmdq, self.number), work, work.entries * self.write)
-            for batch in batches
-            for work in lists(batch, self.force_sync)
-        ]
+        calls = []
+        for batch in batches:
+            queue, completion = self.guest.route(batch.vcmdq, self.number)
+            works = lists(queue.gerror.told_late(batch), self.force_sync)
+            calls += [(queue, completion, work, work.entries * self.write) for work in works]
         tlbi, atc = sum([batch.tlbi for batch in batches]), sum([batch.atc for batch in batches])
         return _Plan(operation, calls, self._columns(self.number, operation, tlbi, atc))
 
@@ -178,7 +200,7 @@ class Vcpu:
         if ticket.work.sync:
             queue.leave(t, ticket)
             self.covered = ticket.visible
-            if t - ticket.written > SYNC_TIMEOUT:
+            if not self.gives_up and t - ticket.written > SYNC_TIMEOUT:
                 self.guest.counts.timeouts += 1
         self._spend(ticket, stage, called, t)
         return t - called - self.build - ticket.space

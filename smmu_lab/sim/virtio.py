@@ -18,12 +18,13 @@ from smmu_lab.sim.thread import Doorbell
 
 
 class Request(NamedTuple):
-    """MAP of so many pages, or UNMAP, after which the host sends these batches."""
+    """MAP of so many pages, or UNMAP, after which the host sends these batches; a bad one is neither."""
 
     pages: int
     batches: tuple[Batch, ...] = ()
     entries: int = 1
     sync: int = 1
+    bad: bool = False
 
 
 class RequestQueue(CommandQueue):

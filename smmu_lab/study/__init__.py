@@ -6,5 +6,6 @@ Here belongs what needs more than one record. Not here: what one record says (`s
 
 from smmu_lab.study.compare import Comparison, compare
 from smmu_lab.study.conformance import Conformance, Finding, check_approach
+from smmu_lab.study.injection import Effect, Injection, inject
 
-__all__ = ["Comparison", "Conformance", "Finding", "check_approach", "compare"]
+__all__ = ["Comparison", "Conformance", "Effect", "Finding", "Injection", "check_approach", "compare", "inject"]

@@ -416,7 +416,7 @@ class Evidence:
         found = []
         for guest in range(scenario.guests):
             for vcpu in range(scenario.vcpus):
-                given = [each.kind for each in scenario.workload.operations(vcpu, scenario.smmu.ril)]
+                given = [each.kind for each in scenario.operations(guest, vcpu)]
                 kinds = {"unmap"} if self.row.front == "virtio-iommu" else set(given)
                 ended = sum(KINDS[op["kind"]] in kinds for op in self.operations[guest, vcpu])
                 wanted = sum(kind in kinds for kind in given)

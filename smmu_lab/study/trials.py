@@ -12,13 +12,7 @@ from typing import Any
 import attrs
 
 from smmu_lab.record import Run
-from smmu_lab.record.columns import BATCHES, OPS, Table
-from smmu_lab.scenario import Approach, Costs, Scenario, Smmu, Unmaps
-from smmu_lab.sim.clock import Clock
-from smmu_lab.sim.guest import Guest, Machine
-from smmu_lab.sim.host import HostCpus, HostQueue
-from smmu_lab.sim.smmu import Fifo, RoundRobin
-from smmu_lab.sim.vcpu import Vcpu
+from smmu_lab.scenario import Approach, Costs, Fault, Scenario, Smmu, Unmaps
 from smmu_lab.study.evidence import NEVER, Breach, Ended, Evidence, Listed, observe
 from smmu_lab.units import show_time
 
@@ -234,35 +228,12 @@ STALL = 50_000
 """How much later the devices of guest 0 answer, ns."""
 
 
-def _stalled(scenario: Scenario, row: Approach) -> Evidence:
-    """Guest 0 unmaps for a device with ATS, the others for devices without: only it waits for answers."""
-
-    def play(scenario: Scenario, row: Approach, clock: Clock) -> None:
-        costs, smmu = scenario.costs, scenario.smmu
-        engine = RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
-        host = HostQueue(clock, engine, costs, smmu.host_queue_log2)
-        if isinstance(engine, RoundRobin):
-            engine.add(host.feed)
-        cpus = HostCpus(clock, scenario.host.worker_cpus)
-        others = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES))
-        first = attrs.evolve(others, scenario=scenario.but({"workload.ats_devices": 1}))
-        for number in range(scenario.guests):
-            guest = Guest(number, others if number else first)
-            for v in range(scenario.vcpus):
-                vcpu = Vcpu(guest.machine.scenario, guest, v)
-                steps = vcpu.requests if row.front == "virtio-iommu" else vcpu.strict
-                clock.env.process(steps(guest.machine.scenario.workload.operations(v, smmu.ril)))
-        clock.env.run()
-
-    return observe(scenario, row, play)
-
-
 def stall_isolation(row: Approach, seed: int) -> Iterator[Breach]:
     """Whether guest 1 is later when the devices of guest 0 are."""
-    load = Unmaps(pages=4, think=5_000, ops=6)
+    load = Unmaps(pages=4, ats_devices=1, think=5_000, ops=6)
     prompt = Scenario(workload=load, smmu=Smmu(ril=False), guests=2, vcpus=2, seed=seed)
-    late = prompt.but(costs=prompt.costs.but(atc_rtt=prompt.costs.atc_rtt + STALL))
-    before, after = (_ends(_stalled(scenario, row), guest=1) for scenario in (prompt, late))
+    late = prompt.but(fault=Fault(kind="stalled-device", op=2, delay=STALL))
+    before, after = (_ends(observe(scenario, row), guest=1) for scenario in (prompt, late))
     moves = [new.visible - old.visible for old, new in zip(before, after, strict=True)]
     if any(moves):
         private = row.execution == "parallel"

@@ -1,6 +1,7 @@
 """smmu-lab: the lab from a shell. Tables for people; ``--json`` for programs, one document on stdout.
 
-Exit status: 0 done, 2 bad input, with one line per problem on stderr: the field, the value and what is valid.
+Exit status: 0 done, 1 a check failed or an entry is illegal, 2 bad input, with one line per problem on stderr: the
+field, the value and what is valid.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import attrs
@@ -142,6 +144,34 @@ def compare(
 
 
 @app.command()
+def inject(
+    kind: Annotated[str, typer.Argument(help="illegal-command, unknown-sid, atc-timeout or stalled-device.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[APPROACH]...", help="Default: all.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="A scenario in TOML; what follows changes it.")] = None,
+    vcpu: Annotated[str | None, typer.Option(help="Whose operation, of guest 0.")] = None,
+    op: Annotated[str | None, typer.Option(help="Number of the operation on that vCPU, from 0.")] = None,
+    after: Annotated[str | None, typer.Option(help="Commands of its list before the additional entry.")] = None,
+    delay: Annotated[str | None, typer.Option(help="How late a stalled device answers, e.g. 200us.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Any field, e.g. workload.ats_devices=1.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Let one thing go wrong under several approaches: what the guest is told, what is lost, and who waits."""
+    from rich.console import Console
+
+    from smmu_lab.study import inject as run
+
+    texts = {"fault.vcpu": vcpu, "fault.op": op, "fault.after": after, "fault.delay": delay}
+    given = [f"{path}={text}" for path, text in texts.items() if text is not None]
+    base = Scenario() if scenario is None else Scenario.from_toml(scenario)
+    made = base.but({"fault.kind": kind} | dict(map(read_assignment, [*given, *(assignments or [])])))
+    with Console(stderr=True).status("") as status:
+        result = run(made, names, lambda name: status.update(f"simulating {name}"))
+    _print(result, result.to_dict() if as_json else None, as_json)
+
+
+@app.command()
 def bench(
     batch: Annotated[
         list[int] | None, typer.Option(min=1, max=511, help="TLBIs of an unmap; repeat it for more. Default: 1, 8, 64.")
@@ -185,47 +215,74 @@ def decode(
     entries: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ENTRY]...", help="16 bytes in hexadecimal, as they lie in memory; - or none: from stdin."
+            metavar="[ENTRY]...", help="16 bytes in hexadecimal, as they lie in memory; - or none: lines of stdin."
         ),
     ] = None,
     trace: Annotated[str | None, typer.Option(help="All commands of a recorded guest.")] = None,
+    dump: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Memory of a queue, 16 bytes an entry (.gz too); -: stdin.")
+    ] = None,
+    cons: Annotated[
+        str | None, typer.Option(help="CMDQ_CONS, e.g. 0x1000003: start the dump there, go round to --prod.")
+    ] = None,
+    prod: Annotated[str | None, typer.Option(help="CMDQ_PROD: stop the dump before it.")] = None,
+    log2size: Annotated[
+        str | None, typer.Option(help="log2 of the queue's entries. Default: the queue is all of the dump.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Disassemble commands, one per line."""
+    """Disassemble commands, one per line, as they arrive.
+
+    An entry at which an SMMU stops (CERROR_ILL) is a line ILLEGAL, and the status is 1 in the end: beyond PROD, a dump
+    holds anything. Where the input itself is broken, decoding ends with status 2.
+    """
     from smmu_lab.arch import IllegalCommand
     from smmu_lab.arch import decode as decode_entry
 
-    for where, raw in _raw_commands(entries, trace):
+    status = 0
+    for raw in _raw_entries(entries, trace, dump, {"cons": cons, "prod": prod, "log2size": log2size}):
         try:
             command = decode_entry(raw)
         except IllegalCommand as error:
-            raise InvalidInput([f"{where}: {error}"]) from None
-        if as_json:
-            print(json.dumps({"raw": raw.hex(), "name": command.name, "fields": dict(command.fields)}))
+            status = 1
+            data: dict[str, Any] = {"raw": raw.hex(), "illegal": str(error)}
+            text = f"ILLEGAL {raw.hex()}: {error}"
         else:
-            print(command)
+            data = {"raw": raw.hex(), "name": command.name, "fields": command.fields}
+            text = str(command)
+        print(json.dumps(data) if as_json else text, flush=True)
+    raise typer.Exit(status)
 
 
-def _raw_commands(entries: list[str] | None, trace: str | None) -> Iterator[tuple[str, bytes]]:
+def _raw_entries(
+    entries: list[str] | None, trace: str | None, dump: str | None, queue: dict[str, str | None]
+) -> Iterator[bytes]:
+    from smmu_lab.scenario.dump import open_file, read_dump, read_hex, read_hex_lines, read_queue
+    from smmu_lab.scenario.trace import read_entries
+
+    if bool(entries) + (trace is not None) + (dump is not None) > 1:
+        raise InvalidInput(["decode: one of ENTRY, --trace and --dump"])
+    given = {name: _number(name, text) for name, text in queue.items() if text is not None}
+    if given and not ({"cons", "prod"} <= given.keys() and dump is not None):
+        raise InvalidInput([f"{', '.join(given)}: --cons and --prod go together, with a --dump"])
     if trace is not None:
-        commands = read_trace(trace).commands
-        for index in range(len(commands)):
-            if raw := commands.raw16(index):
-                yield f"command {index}", raw
-        return
-    from_stdin = not entries or entries == ["-"]
-    for number, text in enumerate(sys.stdin if from_stdin else entries or (), 1):
-        where = f"{'line' if from_stdin else 'entry'} {number}"
-        digits = text.replace("0x", "").replace("_", "").strip()
-        if from_stdin and not digits:
-            continue
-        try:
-            raw = bytes.fromhex(digits)
-        except ValueError:
-            raw = b""
-        if len(raw) != 16:
-            raise InvalidInput([f"{where}: {text.strip()[:60]!r} is not valid: 32 hexadecimal digits"])
-        yield where, raw
+        yield from read_entries(trace)
+    elif dump is not None:
+        with nullcontext(sys.stdin.buffer) if dump == "-" else open_file(dump) as file:
+            name = "stdin" if dump == "-" else dump
+            yield from read_queue(file, name, **given) if given else read_dump(file, name)
+    elif entries and entries != ["-"]:
+        for number, text in enumerate(entries, 1):
+            yield read_hex(text, f"entry {number}")
+    else:
+        yield from read_hex_lines(sys.stdin.buffer)
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise InvalidInput([f"{name}: {text!r} is not valid: an integer such as 19 or 0x1000003"]) from None
 
 
 @trace_app.command("list")

@@ -8,7 +8,6 @@ A recording in which a doorbell consumed less than it published (command error, 
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import zlib
@@ -17,11 +16,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+import attrs
+
 from smmu_lab.scenario.bundled import FOLDER, traces
+from smmu_lab.scenario.dump import open_file
 from smmu_lab.scenario.fields import InvalidInput, invalid, unknown
 from smmu_lab.scenario.recorded import QEMU_OPCODES, Commands, ConsReads, Doorbells, Trace
 
-__all__ = ["HEADER", "Trace", "TraceError", "read_trace", "traces"]
+__all__ = ["HEADER", "Trace", "TraceError", "read_entries", "read_trace", "traces"]
 
 HEADER = (
     *("time_ns", "cpu", "ev", "n_cmds", "prod", "cons", "op", "raw_hex"),
@@ -29,6 +31,7 @@ HEADER = (
 )
 
 _LONGEST_LINE = 512
+_FORGET = 100  # lines after which a stream empties its columns
 _MOST_LINES = 20_000_000
 _MOST_VCPUS = 512  # of QEMU's virt machine
 _LAST_TIME = 10**18
@@ -83,17 +86,35 @@ def read_trace(source: str | os.PathLike[str]) -> Trace:
     >>> print(read_trace("nvme_dd_r1m_j1_strict_61"))
     nvme_dd_r1m_j1_strict_61: 2 vCPUs, 165 doorbells, 319 commands, 161 CONS reads
     """
+    path = _path(source)
+    with open_file(path, TraceError) as file:
+        return _Reader(path).read(file)
+
+
+def read_entries(source: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The recorded queue entries of a guest, 16 bytes each, one by one: a trace of any length takes the same memory.
+
+    Args:
+        source: as `read_trace` takes it. A command without raw bytes is passed over.
+
+    Raises:
+        TraceError: as `read_trace`, after the entries of the rows before.
+
+    >>> next(read_entries("nvme_dd_r1m_j1_strict_61")).hex()
+    '04000000000000001f00000000000000'
+    """
+    path = _path(source)
+    with open_file(path, TraceError) as file:
+        yield from _Reader(path).entries(file)
+
+
+def _path(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
-    if path.suffix not in (".csv", ".gz"):
-        if str(source) not in traces():
-            raise TraceError([unknown(f"trace {str(source)!r}", str(source), traces())])
-        path = FOLDER / f"{source}.csv.gz"
-    try:
-        file = path.open("rb")
-    except (OSError, ValueError) as error:
-        raise TraceError([f"{path}: cannot be read: {getattr(error, 'strerror', error)}"]) from None
-    with file:
-        return _Reader(path).read(gzip.open(file) if path.suffix == ".gz" else file)
+    if path.suffix in (".csv", ".gz"):
+        return path
+    if str(source) not in traces():
+        raise TraceError([unknown(f"trace {str(source)!r}", str(source), traces())])
+    return FOLDER / f"{source}.csv.gz"
 
 
 class _Reader:
@@ -123,7 +144,7 @@ class _Reader:
             "X": lambda row: None,
         }
 
-    def lines(self, file: BinaryIO | gzip.GzipFile) -> Iterator[str]:
+    def lines(self, file: BinaryIO) -> Iterator[str]:
         try:
             for self.line in range(1, _MOST_LINES):
                 text = file.readline(_LONGEST_LINE + 1)
@@ -141,16 +162,35 @@ class _Reader:
             ]
         )
 
-    def read(self, file: BinaryIO | gzip.GzipFile) -> Trace:
+    def rows(self, file: BinaryIO) -> Iterator[list[str]]:
+        """All rows of a file, each once it is checked and in the columns."""
         lines = self.lines(file)
         if (header := next(lines, "")) != ",".join(HEADER):
             self.fail("", header, ",".join(HEADER))
         for line in lines:
-            self.row(line.split(","))
+            row = line.split(",")
+            self.row(row)
+            yield row
         if self.left:
             self.fail("ev", "", f"a C row, as the doorbell above has {self.left} more")
         if not self.vcpus:
             raise TraceError([f"{self.path.name}: no vCPU accesses the SMMU in it"])
+
+    def entries(self, file: BinaryIO) -> Iterator[bytes]:
+        for row in self.rows(file):
+            if row[2] == "C" and row[7]:
+                yield bytes.fromhex(row[7])
+            if self.line % _FORGET == 0:
+                self.forget()
+
+    def forget(self) -> None:
+        """Empty the columns, but for the last doorbell, to which the next rows are held."""
+        self.doorbells = Doorbells(*(column[-1:] for column in attrs.astuple(self.doorbells)))
+        self.commands, self.cons_reads = Commands(), ConsReads()
+
+    def read(self, file: BinaryIO) -> Trace:
+        for _ in self.rows(file):
+            pass
         name = self.path.name.removesuffix(".gz").removesuffix(".csv")
         return Trace(
             name=name,

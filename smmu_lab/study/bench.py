@@ -1,4 +1,6 @@
-"""How fast the lab is: the engine beside its textbook twin and beside C, interleaved in one process.
+"""How fast the lab is: the engine beside its textbook twin and beside C, decoders beside what unpacks an entry.
+
+What is compared runs interleaved in one process.
 
 The engine is measured as it is used: `simulate`, with everything recorded. A machine that is busy changes a ratio by
 15 % and more, so ratios are taken within a round, and each figure comes with its smallest and largest value.
@@ -9,20 +11,25 @@ from __future__ import annotations
 import gc
 import platform
 import resource
+import struct
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from io import BytesIO
+from itertools import cycle, islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from smmu_lab.arch import Command, decode, unmap_commands
 from smmu_lab.record import Run
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, Smmu, Unmaps, approach, approaches
+from smmu_lab.scenario.dump import read_dump
 from smmu_lab.scenario.fields import unknown
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
@@ -51,6 +58,7 @@ RATIOS = (
     ("textbook", "c_per_command"),
     ("textbook", "c_per_batch"),
 )
+DECODER_RATIOS = (("decode", "unpack"), ("dump", "unpack"), ("dump", "decode"))
 FINE = 1_000_000
 """Steps of a finer clock in one nanosecond, so that no two CPUs do something in the same step."""
 IMPORTS = {"python": "pass", "smmu_lab": "import smmu_lab", "simulate": "import smmu_lab; smmu_lab.simulate"}
@@ -120,6 +128,7 @@ def bench(
         "scaling": _scaling([known[n] for n in SCALED if n in chosen], commands, vcpus, repetitions, progress)
         if scaling
         else None,
+        "decoding": _decoding(commands, repetitions, progress),
         "import_s": _imports(repetitions, progress),
         "disagreements": [line for race in races for line in race.disagreements(progress)],
     }
@@ -249,17 +258,19 @@ class Race:
         }
 
     def _figure(self, model: str) -> dict[str, Any] | None:
-        if not (seconds := self.seconds.get(model)):
-            return None
-        return {
-            "repetitions": len(seconds),
-            "cpu_s": _spread(seconds),
-            "commands_per_s": _spread([self.commands / spent for spent in seconds]),
-        }
+        return _figure(self.commands, self.seconds[model]) if self.seconds.get(model) else None
 
     def _ratio(self, slow: str, fast: str) -> Spread | None:
         pairs = list(zip(self.seconds.get(slow, ()), self.seconds.get(fast, ()), strict=False))
         return _spread([a / b for a, b in pairs]) if pairs else None
+
+
+def _figure(commands: int, seconds: Sequence[float]) -> dict[str, Any]:
+    return {
+        "repetitions": len(seconds),
+        "cpu_s": _spread(seconds),
+        "commands_per_s": _spread([commands / spent for spent in seconds]),
+    }
 
 
 def _run(races: Sequence[Race], repetitions: int, progress: Progress, first: int = 0) -> None:
@@ -315,6 +326,47 @@ def _scaling(
     }
 
 
+def decoders(commands: int) -> dict[str, Callable[[], Iterator[Any]]]:
+    """Ways to read the entries of unmaps of eight pages, by name: each call reads them all, one by one.
+
+    ``unpack`` only takes the two words apart, ``decode`` makes commands, ``dump`` reads a dump of the queue's memory
+    and gives the lines of ``smmu-lab decode``.
+
+    >>> [next(read()) for read in decoders(9).values()][1:]
+    [Command.of('TLBI_NH_VA', va=0x100000000, leaf=1), 'TLBI_NH_VA asid=0x0 va=0x100000000 leaf']
+    """
+    unmap = [*unmap_commands(0x1_0000_0000, 8 << 12, ril=False), Command.of("CMD_SYNC", cs=2, msh=3, msiattr=15)]
+    entries = list(islice(cycle(map(bytes, unmap)), commands))
+    memory = b"".join(entries)
+    return {
+        "unpack": lambda: map(struct.Struct("<QQ").unpack, entries),
+        "decode": lambda: map(decode, entries),
+        "dump": lambda: map(str, map(decode, read_dump(BytesIO(memory)))),
+    }
+
+
+def _decoding(commands: int, repetitions: int, progress: Progress) -> dict[str, Any]:
+    models = decoders(commands)
+    seconds = defaultdict(list)
+    for number in range(repetitions + 1):
+        progress(f"round {number} of {repetitions}: decoding")
+        for name, read in models.items():
+            gc.collect()
+            start = time.process_time()
+            deque(read(), maxlen=0)
+            if number:
+                seconds[name].append(time.process_time() - start)
+    ratios = {
+        f"{slow}/{fast}": _spread([a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)])
+        for slow, fast in DECODER_RATIOS
+    }
+    return {
+        "commands": commands,
+        **{name: _figure(commands, spent) for name, spent in seconds.items()},
+        "ratios": ratios,
+    }
+
+
 def _imports(repetitions: int, progress: Progress) -> dict[str, Spread]:
     """CPU time of a Python that does nothing, that imports the lab, and that gets `simulate` from it."""
     seconds = defaultdict(list)
@@ -364,6 +416,7 @@ class Report:
         for name, sweep in (self.data["scaling"] or {}).items():
             if sweep:
                 yield self._sweep(name, sweep)
+        yield self._decoding()
         spent = self.data["import_s"]
         cells = [(name, _cell({key: 1000 * value for key, value in each.items()})) for name, each in spent.items()]
         yield Sheet(("import", "CPU ms"), cells, left=("import",), caption="A fresh interpreter")
@@ -413,6 +466,21 @@ class Report:
             if row[form]
         ]
         return Sheet(head, cells, left=("in C, an event per",), caption=f"{LIMITED}, {self.data['c']['compiler']}")
+
+    def _decoding(self) -> Sheet:
+        data = self.data["decoding"]
+        forms = {
+            "unpack": "struct.unpack alone",
+            "decode": "arch.decode",
+            "dump": "a dump, to lines of text",
+        }
+        cells = [
+            (form, _cell(data[name]["commands_per_s"]), _cell(data["ratios"].get(f"{name}/unpack")))
+            for name, form in forms.items()
+        ]
+        caption = f"{data['commands']:,} queue entries, CPU time: median (min .. max)"
+        head = ("entries read by", "commands / s", "CPU time / struct.unpack")
+        return Sheet(head, cells, left=head[:1], caption=caption)
 
     def _sweep(self, name: str, sweep: list[dict[str, Any]]) -> Sheet:
         points = sorted({each[name] for each in sweep})

@@ -67,8 +67,8 @@ class Injection:
     @property
     def title(self) -> str:
         """What went wrong, in one line."""
-        others = self.scenario.guests - 1
-        return f"{self.scenario.fault} of {self.scenario.vcpus}, beside {others} other guest{'s'[: others != 1]}"
+        made = self.scenario
+        return f"{made.fault} ({made.guests} guest{'s'[: made.guests > 1]} of {made.vcpus} vCPU{'s'[: made.vcpus > 1]})"
 
     def sheet(self) -> Sheet:
         """One row per approach."""

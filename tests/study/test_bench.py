@@ -11,11 +11,24 @@ import sys
 
 import pytest
 
+from smmu_lab.arch import decode
 from smmu_lab.cli import app
 from smmu_lab.scenario import InvalidInput, Scenario, Smmu, Unmaps, costs
 from smmu_lab.sim import simulate
 from smmu_lab.study import bench as module
-from smmu_lab.study.bench import CROWDS, FINE, IMPORTS, RATIOS, Race, bench, on_a_fine_clock, rows, unmaps
+from smmu_lab.study.bench import (
+    CROWDS,
+    DECODER_RATIOS,
+    FINE,
+    IMPORTS,
+    RATIOS,
+    Race,
+    bench,
+    decoders,
+    on_a_fine_clock,
+    rows,
+    unmaps,
+)
 from smmu_lab.study.limit import COLUMNS, FORMS, Limit, Unavailable, load, operations
 
 ROWS = rows()
@@ -180,11 +193,15 @@ def test_the_json_document_is_whole():
     )
     assert (done.returncode, done.stderr) == (0, "")
     data = json.loads(done.stdout)
-    assert data.keys() >= {"python", "simpy", "machine", "c", "repetitions", "rows", "refused", "import_s"}
+    assert data.keys() >= {"python", "simpy", "machine", "c", "repetitions", "rows", "refused", "import_s", "decoding"}
     assert data["disagreements"] == data["refused"] == []
     assert [row["approach"] for row in data["rows"]] == list(ROWS)
     assert {row["batch"] for row in data["rows"]} == {8}
     assert data["import_s"].keys() == IMPORTS.keys()
+    decoding = data["decoding"]
+    assert decoding["commands"] == 500
+    assert all(decoding[name]["commands_per_s"].keys() == {"min", "median", "max"} for name in decoders(1))
+    assert decoding["ratios"].keys() == {f"{slow}/{fast}" for slow, fast in DECODER_RATIOS}
     for row in data["rows"]:
         for model in ("engine", "textbook"):
             assert row[model]["repetitions"] == 1  # the textbook ran once, and what it did was checked and counted
@@ -196,6 +213,14 @@ def test_the_json_document_is_whole():
         assert {name: spread is not None for name, spread in row["ratios"].items()} == {
             f"{slow}/{fast}": in_c or (slow, fast) == ("textbook", "engine") for slow, fast in RATIOS
         }
+
+
+def test_every_decoder_reads_the_same_entries():
+    unpack, commands, lines = (list(read()) for read in decoders(20).values())
+    assert unpack == [(command.dw0, command.dw1) for command in commands]
+    assert lines == list(map(str, commands))
+    assert [command.name for command in commands] == 2 * (8 * ["TLBI_NH_VA"] + ["CMD_SYNC"]) + 2 * ["TLBI_NH_VA"]
+    assert commands == [decode(bytes(command)) for command in commands]
 
 
 def test_the_cost_is_set_against_commands_and_vcpus(monkeypatch):

@@ -8,7 +8,7 @@ books   := $(wildcard notebooks/*.ipynb exercises/*/*.ipynb)
 at_least_311 = $(shell $1 -c 'import sys; sys.version_info >= (3, 11) and print("$1")' 2>/dev/null)
 PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(call at_least_311,$p))),python3)
 
-.PHONY: help lab test demo setup check bench notebooks binder browser
+.PHONY: help lab test demo setup check bench fuzz notebooks binder browser
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ check: $(ready) ## lint, format, types, layers, and notebooks that agree with th
 
 bench: $(ready) ## time the simulator beside its textbook model and beside C: some minutes
 	.venv/bin/smmu-lab bench
+
+fuzz: $(ready) ## ten minutes of random input for decode, traces and registers (ARGS=--seed N)
+	$(python) -m tests.fuzz.long --minutes 10 $(ARGS)
 
 notebooks: $(ready) ## pair notebooks with their .py sources, strip their outputs, execute them
 	.venv/bin/jupytext --sync notebooks/*.py exercises/*/exercise.py

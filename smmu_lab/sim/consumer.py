@@ -70,7 +70,7 @@ class Vmm:
     def consume(self, queue: CommandQueue, group: Group, t: int) -> Generator[Any, Any, int]:
         """Consume what the PROD write published: returns when the handler is through."""
         kernel, handoff = self.kernel, self.handoff
-        if kernel.gerror.holds(group.tickets):
+        if kernel.gerror.holds(group):
             return t
         kernel.begin()
         drain = Drain([group], t)
@@ -153,13 +153,12 @@ class Host:
             return (yield from self.requests.consume(requests, t))
         kernel, gerror = self.kernel, self.kernel.gerror
         kernel.begin()
-        tickets = [ticket for group in drain.groups for ticket in group.tickets]
         start = t
         kernel.read = self.capture
         t += self.capture
-        if gerror.holds(tickets):
-            drain.groups = []
-            return t
+        if gerror.standing is not None:
+            drain.groups = [group for group in drain.groups if not gerror.holds(group)]
+        tickets = [ticket for group in drain.groups for ticket in group.tickets]
         works = [ticket.work for ticket in tickets]
         struck = gerror.struck(tickets)
         try:

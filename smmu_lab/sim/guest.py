@@ -38,6 +38,7 @@ class Machine:
 
     Attributes:
         engine: the SMMU's command engine.
+        faulty: something may go wrong.
         threads: kernel threads by what they work for.
         paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others,
         irqs: and its lock.
@@ -52,6 +53,7 @@ class Machine:
     ops: Table
     batches: Table
     stops: Table
+    faulty: bool
     threads: dict[object, Thread] = attrs.Factory(dict)
     paths: list[Path] = attrs.Factory(list)
     irqs: Lock | None = None
@@ -112,7 +114,7 @@ class Guest:
         name = self.number, number
         party = (self.number << 16) + number
 
-        gerror = Gerror(clock, scenario, row, counts, self.irqs, machine.stops)
+        gerror = Gerror(clock, scenario, row, counts, self.irqs, machine.stops, machine.faulty)
         kernel = Kernel(machine.host, row, costs, counts, party, gerror)
         requests = MapUnmap(kernel, row, costs) if row.front == "virtio-iommu" else None
         doorbell: Any
@@ -169,7 +171,7 @@ class Guest:
         how = row.completion
         if how == "msi-word":
             how = {"vmm": "vmm-cons", "hardware": "device-cons"}.get(str(row.consumer), "kernel-cons")
-        gives_up = bool(self.machine.scenario.fault)
+        gives_up = self.machine.faulty
         register: Polled | TrappedToVmm
         if how == "vmm-cons":
             register = TrappedToVmm(clock, self.lock, costs, counts, row.consumer == "vmm", gives_up)

@@ -302,29 +302,28 @@ class Handoff:
 
     def _array_at_sync(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
         kernel, gerror = self.kernel, self.kernel.gerror
-        before = size(self.held)  # of earlier publications
-        read: list[Ticket] = []  # lists of this one, whose commands are held
-        for ticket in tickets:
-            work, struck = ticket.work, gerror.struck((ticket,))
-            if struck:
+        first = 0  # of the lists of this publication, whose commands are held
+        for k, ticket in enumerate(tickets):
+            work, struck = ticket.work, gerror.struck((ticket,)) if gerror.active else None
+            if struck is not None:
                 (work,) = gerror.ahead((ticket,), ticket)
             t = self._reads(t, work.entries, work.ste)
             self.held += commands((work,))
-            read.append(ticket)
-            try:
-                if (work.sync or struck) and self.held:
-                    array, self.held = self.held, ()
+            if (work.sync or struck is not None) and self.held:
+                array, self.held = self.held, ()
+                try:
                     t = yield from kernel.array(t, array)
-            except TimedOut as late:
-                number = (late.last if gerror.upstream else late.first) - before
-                kernel.halt = place(read, number) if number >= 0 else (tickets[0], 0)
-                return late.t
-            if struck:
+                except TimedOut as late:
+                    read = tickets[first : k + 1]
+                    earlier = size(array) - size(commands([each.work for each in read]))
+                    number = (late.last if gerror.upstream else late.first) - earlier
+                    kernel.halt = place(read, number) if number >= 0 else (tickets[0], 0)
+                    return late.t
+            if struck is not None:
                 kernel.halt = ticket, gerror.at(ticket.work)
                 return t
             if work.sync:
-                before = 0
-                read.clear()
+                first = k + 1
             written(ticket, t)
         return t
 

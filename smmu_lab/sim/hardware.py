@@ -48,9 +48,9 @@ class Direct:
 
     def _watch(self, group: Group, arrival: int) -> None:
         """Nothing behind an entry in error is fetched, nor behind a CMD_SYNC that is going to fail."""
-        tickets = group.tickets
-        if self.gerror.holds(tickets):
+        if self.gerror.holds(group):
             return
+        tickets = group.tickets
         struck = next((each for each in tickets if each.work.gone), None) or self.gerror.struck(tickets)
         if struck is None:
             self._post(group, arrival)

@@ -107,10 +107,11 @@ class Ticket:
 class Group:
     """The lists that one PROD write publishes: the owner's, and those of the riders it gathered."""
 
-    __slots__ = ("captured", "owner", "published", "tickets", "written")
+    __slots__ = ("captured", "owner", "published", "resumes", "tickets", "written")
 
     def __init__(self, ticket: Ticket) -> None:
         self.owner = ticket  # of whoever writes PROD
+        self.resumes = False  # it is GERRORN that is written, and what waited goes on
         self.tickets = [ticket]
         self.written = ticket.written
         self.published = 0

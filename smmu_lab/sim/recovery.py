@@ -69,13 +69,20 @@ class Gerror:
     queue: CommandQueue
 
     def __init__(
-        self, clock: Clock, scenario: Scenario, row: Approach, counts: Counts, irqs: Lock, stops: Table
+        self,
+        clock: Clock,
+        scenario: Scenario,
+        row: Approach,
+        counts: Counts,
+        irqs: Lock,
+        stops: Table,
+        active: bool,
     ) -> None:
         costs = scenario.costs
         self.clock, self.row, self.counts, self.irqs, self.stops = clock, row, counts, irqs, stops
         self.kind = scenario.fault.kind
         self.reaction = reaction(row, self.kind)
-        self.active = bool(scenario.fault)
+        self.active = active
         self.upstream = scenario.host.reporting == "upstream"
         self.standing: list[Ticket] | None = None
         self.fix = costs.fix
@@ -100,11 +107,14 @@ class Gerror:
 
     # -- at the consumer ---------------------------------------------------------------------------------------------
 
-    def holds(self, tickets: Sequence[Ticket]) -> bool:
-        """The queue stands; then these lists wait, too."""
+    def holds(self, group: Group) -> bool:
+        """The queue stands; then these lists wait, too. The write of GERRORN lets all that wait go on."""
         if self.standing is None:
             return False
-        self.standing += tickets
+        if group.resumes:
+            group.tickets, self.standing = self.standing, None
+            return False
+        self.standing += group.tickets
         return True
 
     def struck(self, tickets: Sequence[Ticket]) -> Ticket | None:
@@ -207,12 +217,11 @@ class Gerror:
         Returns:
             When the write is over, and how long its vCPU was out of the guest.
         """
-        standing, self.standing = self.standing, None
-        assert standing
-        for ticket in standing:
+        assert self.standing
+        for ticket in self.standing:
             ticket.edges += edges
         group = Group(Ticket(None, 0, t, 0))
-        owner, group.tickets, group.published = group.owner, standing, t
+        owner, group.tickets, group.published, group.resumes = group.owner, self.standing.copy(), t, True
         end = self.queue.ring(group, t)
         if not isinstance(end, int):
             end = yield from end

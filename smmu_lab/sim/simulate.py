@@ -40,13 +40,13 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
     costs, smmu, workload = scenario.costs, scenario.smmu, scenario.workload
     engine = RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
     one_consumer = row.consumer == "vmm" or (not row.executes_directly and row.queues != "cmdq+vcmdq")
-    faulty = bool(scenario.fault)
+    faulty = bool(scenario.fault) or row.unsupported == "error"
     sole = scenario.guests == 1 and one_consumer and not faulty
     host = HostQueue(clock, engine, costs, smmu.host_queue_log2, smmu.errata, sole, faulty)
     if isinstance(engine, RoundRobin):
         engine.add(host.feed)
     cpus = HostCpus(clock, scenario.host.worker_cpus)
-    machine = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES), Table(STOPS))
+    machine = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES), Table(STOPS), faulty)
     guests = [Guest(number, machine) for number in range(scenario.guests)]
     for guest in guests:
         if isinstance(workload, Recorded) and workload.replay == "recorded":

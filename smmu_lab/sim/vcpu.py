@@ -35,7 +35,7 @@ class Vcpu:
         self.ops, row = guest.machine.ops, guest.machine.row
         self.planned: _Plan | None = None
         self.open_loop = bool(workload.rate)
-        self.gives_up = bool(scenario.fault)
+        self.gives_up = guest.machine.faulty
         self.irqs = guest.irqs if self.gives_up and number == 0 and not (guest.number and row.on_metal) else None
         self.force_sync = row.on_metal and scenario.smmu.errata == "force-sync"
         self.covered: int | None = None  # when the last CMD_SYNC's end could be seen

@@ -77,6 +77,7 @@ def random_costs(rng):
     """Each cost between a third and twice its value, odd, in a fine tick."""
     profile = costs(rng.choice(("grace", "n1", "a57")))
     drawn = {name: int(cost.value * TICK * rng.uniform(0.3, 2)) | 1 for name, cost in profile.items()}
+    del drawn["atc_timeout"]  # no run without a fault has one
     drawn["relax"] //= rng.choice((1, 100))  # udelay is no cost, and does not scale: short and long waits
     drawn["sync_occ"] = min(drawn["sync_occ"], drawn["t_sync"])
     drawn["vmm_lock"] = min(drawn["vmm_lock"], drawn["exit_user"])

@@ -8,13 +8,15 @@ import pytest
 from rich.console import Console
 
 import smmu_lab as lab
+from smmu_lab.arch import RejectedCommand, rewrite, vcmdq, vsmmu
 from smmu_lab.scenario import Batch, approach, approaches
 from smmu_lab.scenario import workload as workload_module
 from smmu_lab.sim import completion, consumer, doorbell, guest, handoff, host, queue, smmu
 from smmu_lab.sim.thread import Drain
-from smmu_lab.study.conformance import FAILS, HOLDS, REPORTED, check_approach, described, scenarios
+from smmu_lab.study.conformance import DOES_NOT_APPLY, FAILS, HOLDS, REPORTED, check_approach, described, scenarios
 from smmu_lab.study.evidence import observe
 from smmu_lab.study.invariants import INVARIANTS
+from smmu_lab.study.isolation import GUESTS
 from smmu_lab.study.trials import TRIALS
 
 NAMES = ["no-exception", "whole-times", *(each.name for each in (*INVARIANTS, *TRIALS))]
@@ -400,7 +402,21 @@ def drains_take_time_that_no_cost_names(patch):
     patch.setattr(consumer.Host, "_issue", slower)
 
 
+def arrays_are_cut_behind_64_commands(patch):
+    cut = handoff.cut
+    patch.setattr(handoff, "cut", lambda array, group, errata: cut(array, group + 1, errata))
+
+
+def what_waits_for_a_cmd_sync_is_handed_over_at_once(patch):
+    def consume(self, tickets, t, written):
+        return self._array(tickets, t, written)
+
+    patch.setattr(handoff.Handoff, "_array_at_sync", consume)
+
+
 ENGINE = [
+    (arrays_are_cut_behind_64_commands, "batched", {}, "same-commands"),
+    (what_waits_for_a_cmd_sync_is_handed_over_at_once, "batched-at-sync", {}, "same-commands"),
     (drains_take_time_that_no_cost_names, "short-path", {}, "zero-cost-limit"),
     (syncs_complete_early, "vcmdq", {}, "execution-takes-its-time"),
     (host_calls_do_not_wait, "batched", {}, "execution-takes-its-time"),
@@ -428,8 +444,107 @@ def test_a_faulty_engine_is_caught_by_the_invariant_that_names_it(mutate, name, 
     assert checked[invariant].verdict == FAILS, checked
 
 
+# -- faults of the rewrite ---------------------------------------------------------------------------------------------
+
+
+def anothers(sids):
+    return next((guest.sids for guest in GUESTS if guest.sids != sids), sids)
+
+
+def vmids_are_not_replaced(patch, where):
+    patch.setattr(
+        where, "rewrite", lambda command, vmid, sids: rewrite(command, command.fields.get("vmid", vmid), sids)
+    )
+
+
+def streams_are_looked_up_in_anothers_table(patch, where):
+    patch.setattr(where, "rewrite", lambda command, vmid, sids: rewrite(command, vmid, anothers(sids)))
+
+
+def nsnh_all_is_passed_on(patch, where):
+    def passes(command, vmid, sids):
+        return command if command.name == "TLBI_NSNH_ALL" else rewrite(command, vmid, sids)
+
+    patch.setattr(where, "rewrite", passes)
+
+
+def refused_commands_are_forwarded(patch, where):
+    def forwards(command, vmid, sids):
+        try:
+            return rewrite(command, vmid, sids)
+        except RejectedCommand:
+            return command
+
+    patch.setattr(where, "rewrite", forwards)
+
+
+def hyp_own_is_left_set(patch, where):
+    init = where.Vintf.__init__
+    patch.setattr(where.Vintf, "__init__", lambda self, *given, **named: init(self, *given, hyp_own=True, **named))
+
+
+def nh_all_is_accepted(patch, where):
+    patch.setattr(where, "VCMDQ_ACCEPTS", where.VCMDQ_ACCEPTS | {"TLBI_NH_ALL"})
+
+
+REWRITE = [
+    *(
+        (mutate, name, vsmmu, said)
+        for name in ("qemu-today", "batched-at-sync", "native-queue", "short-path", "vcmdq-overlay")
+        for mutate, said in (
+            (vmids_are_not_replaced, ": VMID 0x5555 (its own is 0x11)"),
+            (streams_are_looked_up_in_anothers_table, ": StreamID 0x2403 (its own are 0x2301, 0x2302, 0x2303)"),
+            (nsnh_all_is_passed_on, "as TLBI_NSNH_ALL: a command that must not come there"),
+            (refused_commands_are_forwarded, ": a command that must not come there"),
+        )
+    ),
+    *(
+        (mutate, name, vcmdq, said)
+        for name in ("vcmdq", "vcmdq-overlay")
+        for mutate, said in (
+            (vmids_are_not_replaced, ": VMID 0x5555 (its own is 0x11)"),
+            (streams_are_looked_up_in_anothers_table, ": StreamID 0x2403 (its own are 0x2301, 0x2302, 0x2303)"),
+            (hyp_own_is_left_set, "as PREFETCH_CFG sid=0x18 addr=0x0: a command that must not come there"),
+        )
+    ),
+    (nh_all_is_accepted, "vcmdq", vcmdq, "as TLBI_NH_ALL vmid=0x11: a command that must not come there"),
+]
+"""The fault, the row, where it is put in, and how the finding ends or what it tells of the command that comes out."""
+
+
+@pytest.mark.parametrize(
+    ("mutate", "name", "where", "said"),
+    [pytest.param(*each, id=f"{each[0].__name__}, {each[1]}, {each[2].__name__}") for each in REWRITE],
+)
+def test_a_faulty_rewrite_breaks_isolation(mutate, name, where, said, monkeypatch):
+    mutate(monkeypatch, where)
+    checked = check_approach(name)
+    assert checked["isolation"].verdict == FAILS, checked
+    assert said in checked["isolation"].said[0]
+    needed = checked["isolation"].said[0].split("; under ")[0].split("; ")
+    assert len(needed) == 1 + (name == "batched-at-sync"), (
+        "one entry will do, and a CMD_SYNC where nothing goes without"
+    )
+
+
+def test_what_says_nothing_about_an_approach_says_why():
+    own = approach("short-path").but(consumer=does_it_right)
+    for row, name, why in (
+        ("bare-metal", "isolation", "the host's own"),
+        ("ecmdq", "isolation", "the host's own"),
+        ("virtio-iommu", "isolation", "makes its own"),
+        ("bare-metal", "one-handler-at-a-time", "no software"),
+        (own, "same-commands", "what it likes"),
+    ):
+        checked = check_approach(row)
+        assert checked[name].verdict == DOES_NOT_APPLY
+        assert why in checked[name].said[0]
+        assert checked[name].said[0] in repr(checked)
+    assert check_approach(own)["isolation"].verdict == HOLDS
+
+
 def test_every_invariant_has_a_fault_that_it_finds():
-    caught = {*CONSUMERS.values(), *(each[-1] for each in ENGINE)}
+    caught = {*CONSUMERS.values(), *(each[-1] for each in ENGINE), "isolation"}
     assert caught == {*NAMES} - {"monotone-together"}, "which only reports"
 
 

@@ -104,6 +104,7 @@ late
 # other vCPU does not even get that far where doorbells trap: it has its commands in the queue, but PROD is written by one CPU after the other, and the one whose turn it
 # is sits in its exit (`gather`). With a kernel worker it is the worker that does not come (`wake`).
 
+
 # %%
 def longest(run, guest, vcpu):
     """The longest operation of a vCPU: its latency, and the stage that holds most of it."""

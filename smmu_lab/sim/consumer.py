@@ -10,8 +10,9 @@ from smmu_lab.arch import CError
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import NOTIFY, Clock
 from smmu_lab.sim.driver import Work
-from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap, commands, place
+from smmu_lab.sim.handoff import Handoff, MapUnmap
 from smmu_lab.sim.host import TimedOut
+from smmu_lab.sim.kernel import Kernel, commands, place
 from smmu_lab.sim.queue import WAKE, CommandQueue, Group, Ticket
 from smmu_lab.sim.recovery import ASKS, FIXES
 from smmu_lab.sim.thread import Doorbell, Drain

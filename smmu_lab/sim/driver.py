@@ -115,7 +115,7 @@ def patience(t: int, relax: int, read: int) -> tuple[int, int]:
     Before each step it looks whether 1 s has passed; the delays have become long by then.
 
     >>> patience(0, 10, 30)
-    (1048583980, 200)
+    (1048582800, 200)
     """
     limit = t + SYNC_TIMEOUT
     reads, delay, stride = 0, POLL_DELAY, relax + read

@@ -16,9 +16,10 @@ from smmu_lab.sim.completion import MsiWord, Polled, TrappedToVmm
 from smmu_lab.sim.consumer import Host, Lock, Vmm, kernel_worker
 from smmu_lab.sim.doorbell import KernelCall, TrapToKernel, TrapToVmm
 from smmu_lab.sim.doorbell import Polled as PolledDoorbell
-from smmu_lab.sim.handoff import Handoff, Kernel, MapUnmap
+from smmu_lab.sim.handoff import Handoff, MapUnmap
 from smmu_lab.sim.hardware import Direct, Overlay
 from smmu_lab.sim.host import HostCpus, HostQueue
+from smmu_lab.sim.kernel import Kernel
 from smmu_lab.sim.queue import CommandQueue
 from smmu_lab.sim.recovery import Gerror
 from smmu_lab.sim.smmu import Fifo, RoundRobin

@@ -10,7 +10,7 @@ from smmu_lab.arch import CError
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import SUBMIT, Clock
 from smmu_lab.sim.driver import Work
-from smmu_lab.sim.handoff import ONE_TLBI, Kernel, host_list
+from smmu_lab.sim.kernel import ONE_TLBI, Kernel, host_list
 from smmu_lab.sim.queue import DOORBELL, EXECUTE, GATHER, HANDOFF, QUEUE, WAKE, CommandQueue, Group, Ticket
 from smmu_lab.sim.recovery import Gerror, regroup
 from smmu_lab.sim.smmu import Feed, Fifo

@@ -21,7 +21,7 @@ from smmu_lab.scenario import (
 )
 from smmu_lab.sim import simulate
 from smmu_lab.sim.driver import Work
-from smmu_lab.sim.handoff import commands, cut
+from smmu_lab.sim.kernel import commands, cut
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden.json").read_text())
 ROWS = GOLDEN["event_counts"]["rows"]

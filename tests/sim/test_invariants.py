@@ -17,7 +17,7 @@ from smmu_lab.scenario import InvalidInput, Recorded, Scenario, Smmu, Unmaps, ap
 from smmu_lab.sim import clock, simulate
 from smmu_lab.sim.consumer import Lock
 from smmu_lab.sim.driver import Work, poll, poll_step
-from smmu_lab.sim.handoff import commands, cut
+from smmu_lab.sim.kernel import commands, cut
 from smmu_lab.sim.queue import CommandQueue, Group
 from smmu_lab.sim.smmu import Fifo
 

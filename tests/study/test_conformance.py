@@ -11,7 +11,7 @@ import smmu_lab as lab
 from smmu_lab.arch import RejectedCommand, rewrite, vcmdq, vsmmu
 from smmu_lab.scenario import Batch, approach, approaches
 from smmu_lab.scenario import workload as workload_module
-from smmu_lab.sim import completion, consumer, doorbell, guest, handoff, host, queue, smmu
+from smmu_lab.sim import completion, consumer, doorbell, guest, handoff, host, kernel, queue, smmu
 from smmu_lab.sim.thread import Drain
 from smmu_lab.study.conformance import DOES_NOT_APPLY, FAILS, HOLDS, REPORTED, check_approach, described, scenarios
 from smmu_lab.study.evidence import observe
@@ -403,8 +403,8 @@ def drains_take_time_that_no_cost_names(patch):
 
 
 def arrays_are_cut_behind_64_commands(patch):
-    cut = handoff.cut
-    patch.setattr(handoff, "cut", lambda array, group, errata: cut(array, group + 1, errata))
+    cut = kernel.cut
+    patch.setattr(kernel, "cut", lambda array, group, errata: cut(array, group + 1, errata))
 
 
 def what_waits_for_a_cmd_sync_is_handed_over_at_once(patch):

@@ -234,6 +234,8 @@ class CommandQueue:
             t = yield from self._wait_not_full(t, party)
             if irqs is not None:
                 t = yield from irqs.hold(t)
+                if clock.peek() <= t:
+                    yield clock.turn(t, ALLOCATE, party, "allocate")
         ticket = self._allocate(work, t, write, t - asked)
         if clock.trail is not None:
             clock.note("issued", self.name, party, ticket)

@@ -162,7 +162,7 @@ class RoundRobin(Fifo):
                 [0, work.bad >= 0 and not work.fixed, None],
                 [self.occupancy, work.sync, None],
             )
-            runs = [run for run in all_runs if run[1]]
+            runs = [run for run in all_runs if run[1]] or [[0, 1, None]]
             self.known[work] = runs, sum(run[1] for run in runs), sum(run[0] * run[1] for run in runs)
         return self.known[work]
 

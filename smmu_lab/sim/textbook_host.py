@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import count
 from typing import Any
 
@@ -14,7 +15,8 @@ import simpy
 
 from smmu_lab.scenario import Approach, Scenario
 from smmu_lab.sim.clock import exponential, stream
-from smmu_lab.sim.driver import POLL_DELAY, POLL_SPIN
+from smmu_lab.sim.driver import POLL_DELAY, POLL_SPIN, SYNC_TIMEOUT
+from smmu_lab.sim.textbook_faults import TimedOut
 
 Time = float  # so simpy types its clock; here it holds whole nanoseconds
 Steps = Generator[simpy.Event, Any, Any]
@@ -25,9 +27,12 @@ class Command:
 
     Args:
         env: the simulation.
-        name: TLBI (and CFGI_CD, which costs the same), ATC_INV or CMD_SYNC.
+        name: TLBI (and CFGI_CD, which costs the same), ATC_INV or CMD_SYNC; BAD, an entry that nobody can run, and what
+            a driver replaces it by: NOP, a CMD_SYNC that nobody waits for.
         leaf: a TLBI for the last level only.
         refused: a VCMDQ does not take it.
+        late: how much later than usual a device answers it, and what is behind it up to the next CMD_SYNC.
+        gone: no device ever answers it; `late` is how long the SMMU waits.
     """
 
     queue: Queue
@@ -37,6 +42,7 @@ class Command:
 
     def __init__(self, env: simpy.Environment, name: str, leaf: bool = True, refused: bool = False) -> None:
         self.env, self.name, self.leaf, self.refused = env, name, leaf, refused
+        self.late, self.gone = 0, False
         self.written = env.event()  # of the last of a list: all of them are in the queue
         self.done = env.event()  # it was executed and CONS moved, or its word was written
 
@@ -47,17 +53,17 @@ class Command:
 
 
 class Request:
-    """MAP or UNMAP, in a ring of virtio-iommu."""
+    """MAP or UNMAP, in a ring of virtio-iommu; or BAD, which nobody knows. `struck`: by the scenario's fault."""
 
-    def __init__(self, env: simpy.Environment, name: str, pages: int) -> None:
-        self.name, self.pages, self.done = name, pages, env.event()
+    def __init__(self, env: simpy.Environment, name: str, pages: int, struck: bool) -> None:
+        self.name, self.pages, self.struck, self.done = name, pages, struck, env.event()
 
 
 class Queue:
     """A command queue, and the driver that inserts in it.
 
     Args:
-        publish: writes PROD, when the commands of a group are in the queue.
+        publish: writes PROD, when the commands of a group are in the queue; without any it is the write of GERRORN.
         read_cons: reads CONS; returns its value.
         complete: waits until a CMD_SYNC is seen to be done; returns the CONS that was seen.
     """
@@ -65,7 +71,11 @@ class Queue:
     arrived: simpy.Store  # of a hardware queue: what the engine has not taken yet
     engine: Engine
     fetched: simpy.Store | None = None  # of one that may stop: what was published, and waits for what is before it
+    resumed: simpy.Event  # of that one: the driver has written GERRORN
+    stop: Callable[[Command, bool, bool], None]  # at a command; see `Guest.stop`
     feed: Feed  # of a queue that a kernel worker serves
+    last: simpy.Event  # of the SMMU: the list before
+    answered: simpy.Event  # of the SMMU: the last ATC_INV
 
     def __init__(
         self,
@@ -84,12 +94,23 @@ class Queue:
         self.gathered: list[list[Command]] = []  # lists behind an owner
         self.publishing = simpy.Resource(self.env)  # owner_prod: owners write PROD in turn
         self.held: list[Command] = []  # array-at-sync: read by the VMM, not handed over yet
-        self.last = self.answered = self.env.timeout(0)  # of the SMMU: the list before, the last ATC_INV's answer
+        self.last = self.answered = self.env.timeout(0)
+        self.late = 0  # of the SMMU: how late answers are at present
+        self.waiting: list[Command] | None = None  # read by software: it stands still at the first of these
+        self.calls = simpy.Resource(self.env)  # kernel-call: the handler's write, and others'
 
-    def issue(self, mine: list[Command], writing: list[int]) -> Steps:
-        """Allocate, write, publish or ride along, and wait for the CMD_SYNC if there is one."""
-        while self.size - (self.prod - self.shadow) < len(mine):
+    def issue(self, mine: list[Command], writing: list[int], interrupts: simpy.Resource | None = None) -> Steps:
+        """With interrupts off but while it waits for room; returns whether it saw the end of its CMD_SYNC, if any."""
+        while True:
+            with interrupts.request() if interrupts else nullcontext() as off:
+                if off:
+                    yield off
+                if self.size - (self.prod - self.shadow) >= len(mine):
+                    return (yield from self.insert(mine, writing))
             yield from self.wait_not_full()
+
+    def insert(self, mine: list[Command], writing: list[int]) -> Steps:
+        """Allocate, write, publish or ride along, and wait for the CMD_SYNC if there is one."""
         for command in mine:
             self.prod += 1
             command.queue, command.end = self, self.prod
@@ -113,6 +134,7 @@ class Queue:
             self.holders -= 1
             if not self.holders:
                 self.shadow = seen
+        return not sync or seen >= last.end
 
     def wait_not_full(self) -> Steps:
         """Read CONS if nobody holds the lock; else watch what the last holder will leave."""
@@ -126,8 +148,12 @@ class Queue:
                 return
 
     def poll(self, sync: Command) -> Steps:
-        """Step, read CONS, and again."""
+        """Step, read CONS, and again; after a second, give up."""
+        begun, seen = self.env.now, self.shadow
         for k in count(1):
+            if self.host.scenario.fault and self.env.now - begun > SYNC_TIMEOUT:
+                self.host.counts["timeouts"] += 1
+                return seen
             yield self.env.timeout(poll_step(k, self.host.costs.relax))
             seen = yield from self.read_cons(self)
             if seen >= sync.end:
@@ -135,15 +161,16 @@ class Queue:
 
     def see_word(self, sync: Command) -> Steps:
         """Spin on the CMD_SYNC's own word in memory; it tells where this CMD_SYNC is, and not CONS."""
-        yield sync.done
-        yield self.env.timeout(self.host.costs.cons_shared)
+        shown = self.host.costs.cons_shared
+        yield from self.host.wait(sync, SYNC_TIMEOUT - shown)
+        yield self.env.timeout(shown)
         return sync.end
 
     def write_words(self, commands: Iterable[Command]) -> None:
-        """With completion in memory: software that has run these commands says so."""
+        """With completion in memory: software that has run these commands says so, if it has not yet."""
         if self.row.completion == "msi-word":
             for command in commands:
-                if command.name == "CMD_SYNC":
+                if command.name == "CMD_SYNC" and not command.done.triggered:
                     command.finish()
 
     def store_cons(self, commands: list[Command]) -> None:
@@ -153,6 +180,24 @@ class Queue:
             if not command.done.triggered:
                 command.done_at = self.env.now
 
+    def admit(self, commands: list[Command]) -> list[Command]:
+        """What software may consume of what was published: nothing, while the queue stands still."""
+        if self.waiting is None:
+            return commands
+        self.waiting += commands
+        return []
+
+    def let_go(self) -> list[Command]:
+        """Of what is held."""
+        held, self.held = self.held, []
+        return held
+
+    def resume(self) -> list[Command]:
+        """The driver has written GERRORN: what has waited is one publication."""
+        assert self.waiting
+        commands, self.waiting = self.waiting, None
+        return commands
+
 
 def poll_step(k: int, relax: int) -> int:
     """The k-th step of queue_poll: nine times cpu_relax, then a udelay that doubles."""
@@ -160,8 +205,8 @@ def poll_step(k: int, relax: int) -> int:
 
 
 def without_sync(commands: list[Command]) -> list[Command]:
-    """Who hands commands on adds a CMD_SYNC of its own."""
-    return [command for command in commands if command.name != "CMD_SYNC"]
+    """Who hands commands on adds a CMD_SYNC of its own, and passes over what it does not know."""
+    return [command for command in commands if command.name in ("TLBI", "ATC_INV")]
 
 
 class Engine:
@@ -174,8 +219,8 @@ class Engine:
         self.env.process(self.run())
 
     def run(self) -> Steps:
-        """After a ring comes the next one that is not empty."""
-        costs, served = self.costs, -1
+        """After a ring comes the next one that is not empty; a NOP takes neither time nor a turn."""
+        served = -1
         while True:
             waiting = [k for k, ring in enumerate(self.rings) if ring.items]
             if not waiting:
@@ -183,18 +228,30 @@ class Engine:
                 yield self.bell
                 continue
             served = min(waiting, key=lambda k: (k <= served, k))
-            command = yield self.rings[served].get()
-            queue = command.queue
-            if command.name == "TLBI":
-                yield self.env.timeout(costs.t_tlbi)
-            elif command.name == "ATC_INV":
-                yield self.env.timeout(costs.t_atc)
-                queue.answered = self.env.timeout(costs.atc_rtt)
-            else:
-                yield self.env.timeout(costs.sync_occ)
-            if command.closes:
-                self.env.process(self.retire(command, queue.answered, queue.last))
-                queue.last = command.done
+            ring = self.rings[served]
+            while ring.items:
+                command = yield ring.get()
+                yield from self.execute(command)
+                if command.name != "NOP":
+                    break
+
+    def execute(self, command: Command) -> Steps:
+        """Run a command; at a MARK somebody learns that the engine is through with what is before it."""
+        costs, queue = self.costs, command.queue
+        if command.name == "TLBI":
+            yield self.env.timeout(costs.t_tlbi)
+        elif command.name == "ATC_INV":
+            yield self.env.timeout(costs.t_atc)
+            queue.late = command.late or queue.late
+            queue.answered = self.env.timeout(costs.atc_rtt + queue.late)
+        elif command.name == "CMD_SYNC":
+            yield self.env.timeout(costs.sync_occ)
+            queue.late = 0
+        elif command.name == "MARK":
+            command.finish()
+        if command.closes:
+            self.env.process(self.retire(command, queue.answered, queue.last))
+            queue.last = command.done
 
     def retire(self, last: Command, answered: simpy.Event, before: simpy.Event) -> Steps:
         """A CMD_SYNC is done some time after all devices have answered; CONS moves list by list, in order."""
@@ -211,6 +268,7 @@ class Host:
 
     def __init__(self, env: simpy.Environment, scenario: Scenario, row: Approach) -> None:
         self.env, self.scenario, self.row, self.costs = env, scenario, row, scenario.costs
+        self.strict = scenario.host.reporting == "strict"
         self.ops: list[tuple[int, int, int, Time, Time]] = []
         self.counts: Counter[str] = Counter()
         self.cpus = Cpus(env, scenario.host.worker_cpus)
@@ -218,6 +276,10 @@ class Host:
         self.engines: list[Engine] = []
         self.queue = Queue(self, row, scenario.smmu.host_queue_log2, self.write_prod, self.read_cons, self.completed)
         self.connect(self.queue)
+
+    def illegal(self, command: Command) -> bool:
+        """No SMMU knows its opcode."""
+        return command.name == "BAD" and self.scenario.fault.kind == "illegal-command"
 
     def connect(self, queue: Queue) -> None:
         """A hardware queue gets an engine of its own or shares one, and there a ring of its own or shares one."""
@@ -227,9 +289,9 @@ class Host:
         if not queue.engine.rings or self.row.arbitration == "round-robin":
             queue.engine.rings.append(simpy.Store(self.env))
         queue.arrived = queue.engine.rings[-1]
-        if queue.row.unsupported == "stop-and-fix" and queue is not self.queue:
+        if (queue.row.unsupported == "stop-and-fix" or self.scenario.fault) and queue is not self.queue:
             queue.fetched = simpy.Store(self.env)
-            self.env.process(self.stop_and_fix(queue, queue.fetched))
+            self.env.process(self.fetch_in_order(queue, queue.fetched))
 
     def arrive(self, queue: Queue, commands: Iterable[Command]) -> None:
         """The engine sees commands, all of them at once."""
@@ -244,6 +306,8 @@ class Host:
         yield self.env.timeout(min(self.costs.mmio_w, most))
         if queue.fetched is None:
             self.arrive(queue, commands)
+        elif not commands:
+            queue.resumed.succeed()
         else:
             for command in commands:
                 queue.fetched.put(command)
@@ -255,22 +319,55 @@ class Host:
         yield self.env.timeout(cost - cost // 2)
         return seen
 
-    def stop_and_fix(self, queue: Queue, fetched: simpy.Store) -> Steps:
-        """A VCMDQ stops at a command that it refuses; the hypervisor runs that one, and writes GERRORN: it goes on."""
+    def fetch_in_order(self, queue: Queue, fetched: simpy.Store) -> Steps:
+        """A hardware queue stops at what it refuses, at BAD, and at a CMD_SYNC behind an ATC_INV without an answer.
+
+        Where it was laid over the guest's only queue the hypervisor runs what it refuses, drops an ATC_INV of an
+        unknown StreamID, and writes GERRORN: it goes on. Else the guest's driver must do that.
+        """
+        overlay = queue.row.unsupported == "stop-and-fix"
         before = resumed = queue.last
+        gone = False
         while True:
             command = yield fetched.get()
-            if command.refused:
+            gone = gone or command.gone
+            if command.refused and overlay:
                 yield before
+                self.counts["fixes"] += 1
                 yield self.env.timeout(self.costs.fix)
-                yield from self.hand_over(queue, [command])
+                yield from self.hand_over(queue, [command], ignore=True)
                 resumed = self.env.timeout(self.costs.mmio_w)
                 if command.closes:
                     queue.cons = command.end
-            else:
-                yield resumed
-                self.arrive(queue, [command])
-                before = command.done if command.closes else before
+                continue
+            yield resumed
+            if command.name == "BAD" or (gone and command.name == "CMD_SYNC"):
+                yield from self.end_of_what_is_before(queue)
+                if gone:
+                    self.counts["lost"] += 1
+                    yield queue.answered
+                yield before
+                queue.cons, fixed = command.end - 1, overlay and not gone
+                if fixed:
+                    self.counts["fixes"] += 1
+                    yield self.env.timeout(self.costs.fix)
+                if fixed and not self.illegal(command):
+                    command.name = "NOP"
+                    yield self.env.timeout(self.costs.mmio_w)
+                else:
+                    queue.resumed = self.env.event()
+                    queue.stop(command, fixed, gone)
+                    yield queue.resumed
+                gone = False
+            self.arrive(queue, [command])
+            before = command.done if command.closes else before
+
+    def end_of_what_is_before(self, queue: Queue) -> Steps:
+        """The engine is through with all that this queue has given it."""
+        mark = Command(self.env, "MARK")
+        mark.queue = queue
+        self.arrive(queue, [mark])
+        yield mark.done
 
     def read_cons(self, queue: Queue) -> Steps:
         """Only for room in a full queue."""
@@ -278,18 +375,41 @@ class Host:
 
     def completed(self, queue: Queue, sync: Command) -> Steps:
         """The host's own wait: t_sync includes that the completion is seen."""
-        yield sync.done
+        yield from self.wait(sync)
         return queue.cons
 
-    def issue(self, commands: Sequence[Command], row: Approach, convert: int = 0) -> Steps:
-        """Rewrite commands if that is still to be done, and issue them in lists that each get a CMD_SYNC."""
+    def wait(self, sync: Command, most: Time = SYNC_TIMEOUT) -> Steps:
+        """Until a CMD_SYNC is done; where something goes wrong, so long at most."""
+        if not self.scenario.fault:
+            yield sync.done
+            return
+        yield sync.done | self.env.timeout(most)
+        self.counts["timeouts"] += not sync.done.triggered
+
+    def issue(self, commands: Sequence[Command], row: Approach, convert: int = 0, ignore: bool = False) -> Steps:
+        """Rewrite commands if that is still to be done, and issue them in lists that each get a CMD_SYNC.
+
+        When the driver gives up, lists behind are not issued, unless the caller is to `ignore` it.
+        """
         for part in self.cut(commands, row.host_group):
             if convert:
                 for _ in part:
                     yield self.env.timeout(convert)
             self.counts["host_syncs"] += 1
-            mine = [*(Command(self.env, each.name, each.leaf) for each in part), Command(self.env, "CMD_SYNC")]
-            yield from self.queue.issue(mine, [max(0, self.costs.hsubmit - self.costs.mmio_w)])
+            mine = [*map(self.copy, part), Command(self.env, "CMD_SYNC")]
+            done = yield from self.queue.issue(mine, [max(0, self.costs.hsubmit - self.costs.mmio_w)])
+            if not (done or ignore):
+                raise TimedOut(part, commands)
+
+    def copy(self, command: Command) -> Command:
+        """For the host's own queue. When a device is gone there, the host's own handler lets the CMD_SYNC run again."""
+        mine = Command(self.env, command.name, command.leaf)
+        mine.late = command.late
+        if command.gone:
+            mine.late += self.costs.lpi + 3 * self.costs.mmio_r + self.costs.mmio_w
+            self.counts["lost"] += 1
+        command.late, command.gone = 0, False  # if it is issued once more the device answers
+        return mine
 
     def cut(self, commands: Sequence[Command], group: int) -> Iterator[list[Command]]:
         """A list is as long as the row's groups, the queue and errata let it be."""
@@ -315,11 +435,11 @@ class Host:
         for _ in commands:
             yield self.env.timeout(self.costs.copy)
 
-    def hand_over(self, queue: Queue, array: list[Command]) -> Steps:
+    def hand_over(self, queue: Queue, array: list[Command], ignore: bool = False) -> Steps:
         """Copied as an array, then rewritten and issued in groups; nothing, if there is nothing."""
         if array:
             yield from self.ioctl(array)
-            yield from self.issue(array, queue.row, self.costs.conv)
+            yield from self.issue(array, queue.row, self.costs.conv, ignore)
 
     def fetch(self, commands: list[Command]) -> Steps:
         """Copy entries from the guest's memory one after another, and rewrite them."""

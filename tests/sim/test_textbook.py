@@ -3,12 +3,14 @@
 import pytest
 
 from smmu_lab.scenario import InvalidInput, Scenario, Smmu, Unmaps, approach, approaches, costs
+from smmu_lab.sim.driver import SYNC_TIMEOUT
 from smmu_lab.sim.textbook import textbook
 
 C = costs("grace")
 HOST = C.hsubmit + C.t_tlbi + C.t_sync  # one TLBI on the idle host queue
 INSERT = C.g_fix + 2 * C.g_cmd  # one TLBI and its CMD_SYNC
 FETCH = 2 * (2 * C.copy + C.conv)
+WITH_BAD = C.g_fix + 3 * C.g_cmd  # TLBI, BAD, CMD_SYNC; if a vCPU rides along, its entries are there as early
 
 
 def one(pages=1, ops=1, **more):
@@ -205,3 +207,216 @@ def test_every_row_serves_everybody(row):
 def test_what_a_row_refuses_is_said():
     with pytest.raises(InvalidInput, match=r"workload\.lazy"):
         textbook(one(**{"workload.lazy": True}), "virtio-iommu")
+
+
+# What goes wrong. Two vCPUs that unmap one page in step make one publication: TLBI, CMD_SYNC of vCPU 0, who publishes,
+# then TLBI, BAD, CMD_SYNC of vCPU 1. With MSI words nobody polls; the driver's handler runs on vCPU 0, if that one is
+# not in an issue call with interrupts off.
+
+
+def struck(kind, *, vcpus=1, vcpu=0, after=1, **more):
+    """The scenario of `one` with a fault in the first operation."""
+    fault = {"fault.kind": kind, "fault.vcpu": vcpu, "fault.after": after}
+    return one(**{"vcpus": vcpus, **fault, **more})
+
+
+def two(kind, **more):
+    """Two vCPUs in step, and BAD behind the TLBI of vCPU 1."""
+    return struck(kind, vcpus=2, vcpu=1, **more)
+
+
+def of_errors(counts):
+    return {name: n for name in ("errors", "timeouts", "lost", "fixes") if (n := counts[name])}
+
+
+def atc(devices, late=0):
+    """So many ATC_INVs on the idle host queue."""
+    return C.hsubmit + devices * C.t_atc + max(C.sync_occ, C.atc_rtt + late) + C.t_sync - C.sync_occ
+
+
+MSI = {"completion": "msi-word"}
+ONE_IOCTL = C.ioctl + C.copy + C.conv  # with one command
+LOOK = 3 * C.exit_user + C.g_cmd  # the handler reads three registers and replaces the entry
+
+
+def test_the_vmm_stops_at_an_illegal_command_until_the_driver_has_replaced_it():
+    latencies, counts = run(two("illegal-command"), "qemu-today", **MSI)
+    # 4 entries are decoded, 2 of them are TLBIs; vCPU 0 sees its word when its exit is over
+    stop = WITH_BAD + C.exit_user + 4 * C.vmm_cmd + 2 * (ONE_IOCTL + HOST)
+    # GERRORN is written by an exit like PROD's; in it the replaced entry and the CMD_SYNC are decoded
+    resumed = stop + C.lpi + LOOK + C.exit_user + 2 * C.vmm_cmd
+    assert latencies == [stop + C.cons_shared, resumed + C.cons_shared]
+    assert of_errors(counts) == {"errors": 1}
+    assert (counts["exits_vmm"], counts["host_syncs"]) == (1 + 3 + 1, 2)
+
+
+def test_on_one_vcpu_the_handler_waits_until_the_driver_gives_up():
+    latencies, counts = run(struck("illegal-command"), "qemu-today", **MSI)
+    # the wait begins when the exit is over, and ends by the clock
+    assert latencies == [WITH_BAD + C.exit_user + 2 * C.vmm_cmd + ONE_IOCTL + HOST + SYNC_TIMEOUT]
+    assert of_errors(counts) == {"errors": 1, "timeouts": 1}
+
+
+def test_who_polls_gives_up_before_a_step_and_not_within_one():
+    latencies, counts = run(struck("illegal-command"), "qemu-today")
+    waited, k, delay = 0, 1, 1000
+    while waited <= SYNC_TIMEOUT:
+        waited += (C.relax if k % 10 else delay) + C.exit_user
+        delay *= 1 if k % 10 else 2
+        k += 1
+    assert latencies == [WITH_BAD + C.exit_user + 2 * C.vmm_cmd + ONE_IOCTL + HOST + waited]
+    assert waited > SYNC_TIMEOUT + 10_000_000  # the last delay began before the second was over
+    assert of_errors(counts) == {"errors": 1, "timeouts": 1}
+
+
+@pytest.mark.parametrize(("reporting", "issued", "lost"), [("upstream", 0, 2), ("strict", HOST + C.t_tlbi, 0)])
+def test_the_kernel_that_reads_the_queue_forgets_what_stands_before_an_unknown_streamid(reporting, issued, lost):
+    latencies, counts = run(two("unknown-sid", **{"host.reporting": reporting}), "native-queue", **MSI)
+    # TLBI, CMD_SYNC, TLBI, BAD are fetched; strict: both TLBIs are issued as one list. vCPU 0 goes on in either case
+    stop = WITH_BAD + C.exit_user + C.ioctl + 2 * FETCH + issued
+    # the replaced entry and the CMD_SYNC are fetched; no command is left, so the host's list is a CMD_SYNC only
+    resumed = stop + C.lpi + LOOK + C.exit_user + C.ioctl + FETCH + C.hsubmit + C.t_sync
+    assert latencies == [stop + C.cons_shared, resumed + C.cons_shared]
+    assert of_errors(counts) == {"errors": 1} | ({"lost": lost} if lost else {})
+
+
+@pytest.mark.parametrize(
+    ("unsupported", "told", "counted"),
+    [("stop-and-fix", C.fix + C.lpi, {"errors": 1, "fixes": 1}), ("error", C.sig + C.wake + C.lpi, {"errors": 1})],
+)
+def test_a_kernel_call_stops_behind_what_it_has_issued(unsupported, told, counted):
+    latencies, counts = run(two("illegal-command"), "short-path-sync", unsupported=unsupported, **MSI)
+    # 4 entries are fetched, both TLBIs issued as one list; a fix comes before CONS is stored, a signal after it
+    issued = WITH_BAD + C.exit_kernel + 2 * FETCH + HOST + C.t_tlbi
+    stop = issued + counted.get("fixes", 0) * C.fix
+    resumed = issued + told + LOOK + C.exit_kernel + FETCH
+    assert latencies == [stop + C.cons_shared, resumed + C.cons_shared]
+    assert of_errors(counts) == counted
+    assert (counts["exits_vmm"], counts["exits_kernel"], counts["host_syncs"]) == (3, 2, 1)
+
+
+def test_a_worker_has_an_unknown_streamid_fixed_and_goes_on():
+    latencies, counts = run(struck("unknown-sid"), "short-path", wake="constant", **MSI)
+    woken = WITH_BAD + C.exit_kernel + C.sig + C.wake + C.capture
+    assert latencies == [woken + FETCH + 2 * C.copy + C.conv + HOST + C.fix + C.cons_shared]
+    assert of_errors(counts) == {"fixes": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("per-command", ONE_IOCTL + C.hsubmit + C.t_atc + C.atc_rtt + C.t_sync - C.sync_occ),  # issued like an ATC_INV
+        ("qemu-today", 0),
+        ("batched", 0),
+        ("batched-at-sync", 0),
+    ],
+)
+def test_the_vmm_passes_over_an_unknown_streamid(name, more):
+    latencies, counts = run(struck("unknown-sid"), name, **MSI)
+    assert latencies == [WITH_BAD + C.exit_user + 3 * C.vmm_cmd + ONE_IOCTL + HOST + more + C.cons_shared]
+    assert not of_errors(counts)
+
+
+@pytest.mark.parametrize(("reporting", "issued", "lost"), [("upstream", 0, 2), ("strict", 1, 0)])
+def test_a_batching_vmm_forgets_what_it_has_gathered_before_an_illegal_command(reporting, issued, lost):
+    latencies, counts = run(two("illegal-command", **{"host.reporting": reporting}), "batched", **MSI)
+    array = C.ioctl + 2 * (C.copy + C.conv) + HOST + C.t_tlbi  # both TLBIs
+    stop = WITH_BAD + C.exit_user + 4 * C.vmm_cmd + issued * array
+    resumed = stop + C.lpi + LOOK + C.exit_user + 2 * C.vmm_cmd
+    assert latencies == [stop + C.cons_shared, resumed + C.cons_shared]
+    assert of_errors(counts) == {"errors": 1} | ({"lost": lost} if lost else {})
+
+
+def test_hardware_stops_where_the_list_before_is_complete():
+    latencies, counts = run(two("illegal-command"), "bare-metal", **MSI)
+    rung = WITH_BAD + C.mmio_w
+    before = rung + C.t_tlbi + C.t_sync  # the list of CPU 0; the engine is through with the other TLBI earlier or later
+    stop = max(before, rung + 2 * C.t_tlbi + C.sync_occ)
+    resumed = stop + C.lpi + 3 * C.mmio_r + C.g_cmd + C.mmio_w + C.t_sync  # the replaced entry takes no time
+    assert latencies == [before + C.cons_shared, resumed + C.cons_shared]
+    assert of_errors(counts) == {"errors": 1}
+
+
+def test_the_hypervisor_drops_an_unknown_streamid_from_an_overlay():
+    latencies, counts = run(struck("unknown-sid"), "vcmdq-overlay")
+    rung = WITH_BAD + C.mmio_w
+    done = rung + C.t_tlbi + C.fix + C.mmio_w + C.t_sync  # the CMD_SYNC runs when the queue is restarted
+    assert latencies == [seen(rung, done, C.mmio_r, C.mmio_r // 2)]
+    assert of_errors(counts) == {"fixes": 1}
+
+
+def test_a_stalled_device_is_waited_for():
+    late = {"workload.ats_devices": 1, "fault.delay": 100_000}
+    (latency,), counts = run(struck("stalled-device", **late), "bare-metal", **MSI)
+    tlbi = INSERT + C.mmio_w + C.t_tlbi + C.t_sync + C.cons_shared
+    answered = C.t_atc + C.atc_rtt + 100_000
+    assert latency == tlbi + INSERT + C.mmio_w + answered + C.t_sync - C.sync_occ + C.cons_shared
+    assert not of_errors(counts)
+
+
+def test_a_vcmdq_stops_at_the_sync_behind_an_atc_inv_without_an_answer():
+    gone = {"workload.ats_devices": 1, "costs.atc_timeout": 10_000_000}
+    latencies, counts = run(struck("atc-timeout", vcpus=2, vcpu=1, **gone), "vcmdq", execution="parallel")
+    read = C.mmio_r, C.mmio_r // 2
+    rung = seen(INSERT + C.mmio_w, INSERT + C.mmio_w + C.t_tlbi + C.t_sync, *read) + INSERT + C.mmio_w
+    answer = rung + C.t_atc + C.atc_rtt
+    # the host has an interrupt, then the VMM a signal, then the guest its interrupt; vCPU 0 is through for long
+    told = answer + 10_000_000 + C.lpi + C.sig + C.wake + C.lpi
+    done = told + 3 * C.mmio_r + C.g_cmd + C.mmio_w + C.t_sync  # nothing is replaced: the CMD_SYNC runs again
+    assert latencies == [seen(rung, answer + C.t_sync - C.sync_occ, *read), seen(rung, done, *read)]
+    assert of_errors(counts) == {"errors": 1, "lost": 1}
+
+
+@pytest.mark.parametrize(("reporting", "decoded", "again"), [("upstream", 3, 1), ("strict", 4, 2)])
+def test_what_the_host_gave_up_is_consumed_again_from_where_the_kernel_reports(reporting, decoded, again):
+    """Of three ATC_INVs upstream reports the second as the one that failed, strict the first: it alone is replaced."""
+    late = {"workload.ats_devices": 3, "fault.delay": 1_500_000_000, "host.reporting": reporting}
+    scenario = struck("stalled-device", **late).but({"workload.think": 0, "workload.ops": 2})
+    (first, second), counts = run(scenario, "batched", **MSI)
+
+    def array(commands):
+        return C.ioctl + commands * (C.copy + C.conv)
+
+    tlbi = INSERT + C.exit_user + 2 * C.vmm_cmd + array(1) + HOST + C.cons_shared
+    atcs = C.g_fix + 4 * C.g_cmd + C.exit_user + 4 * C.vmm_cmd + array(3)
+    # the host waits for a second from its PROD write, then the guest for one from the end of its exit
+    assert first == tlbi + atcs + C.hsubmit + 2 * SYNC_TIMEOUT
+    # then interrupts are on: the handler is first, and has the rest consumed again, for which the device is in time
+    handled = LOOK + C.exit_user + decoded * C.vmm_cmd + array(again) + atc(again)
+    assert second == handled + tlbi - C.g_fix + atcs + atc(3) + C.cons_shared
+    assert of_errors(counts) == {"errors": 1, "timeouts": 2}
+
+
+def test_the_worker_issues_again_what_the_host_gave_up():
+    late = {"workload.ats_devices": 1, "fault.delay": 1_500_000_000, "workload.think": 0, "workload.ops": 2}
+    (first, second), counts = run(struck("stalled-device", **late), "short-path-sync", **MSI)
+    tlbi = INSERT + C.exit_kernel + FETCH + HOST + C.cons_shared
+    atcs = INSERT + C.exit_kernel + FETCH
+    assert first == tlbi + atcs + C.hsubmit + 2 * SYNC_TIMEOUT
+    handled = LOOK + C.exit_kernel + FETCH + atc(1)  # CERROR_ATC_INV_SYNC: nothing is replaced
+    assert second == handled + tlbi - C.g_fix + atcs + atc(1) + C.cons_shared
+    assert of_errors(counts) == {"errors": 1, "timeouts": 2}
+
+
+def test_native_queue_does_not_say_that_the_host_gave_up():
+    late = {"workload.ats_devices": 2, "fault.delay": 1_500_000_000}
+    (latency,), counts = run(struck("stalled-device", **late), "native-queue", **MSI)
+    tlbi = INSERT + C.exit_user + C.ioctl + FETCH + HOST + C.cons_shared
+    atcs = C.g_fix + 3 * C.g_cmd + C.exit_user + C.ioctl + 3 * (2 * C.copy + C.conv)
+    assert latency == tlbi + atcs + C.hsubmit + SYNC_TIMEOUT + C.cons_shared
+    assert of_errors(counts) == {"timeouts": 1, "lost": 2}
+
+
+def test_a_request_that_nobody_knows_is_taken_and_no_more():
+    latencies, counts = run(struck("illegal-command"), "virtio-iommu")
+    request = C.vq_add + C.exit_user + C.vq_take + C.cons_shared
+    assert latencies == [request, request + C.ioctl + C.host_unmap + C.unpin + HOST]
+    assert not of_errors(counts)
+
+
+def test_requests_go_on_when_the_host_gives_up():
+    late = {"workload.ats_devices": 2, "fault.delay": 1_500_000_000}
+    (latency,), counts = run(struck("stalled-device", **late), "virtio-iommu")
+    request = C.vq_add + C.exit_user + C.vq_take + C.ioctl + C.host_unmap + C.unpin + HOST + C.cons_shared
+    assert latency == request + C.hsubmit + SYNC_TIMEOUT
+    assert of_errors(counts) == {"timeouts": 1}

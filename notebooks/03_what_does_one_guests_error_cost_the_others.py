@@ -97,11 +97,12 @@ late = lab.inject(sound.but({"fault.kind": "stalled-device", "fault.op": 30, "fa
 late
 
 # %% [markdown]
-# Every CMD_SYNC of a queue waits for the ATC_INVs before it, whoever sent them. All approaches but the VCMDQ put the commands of all guests into
-# **one** host queue, so one guest's device holds up all guests. With a VCMDQ only its own queue waits.
+# Every CMD_SYNC of a queue waits for the ATC_INVs before it, whoever sent them. All approaches here but the VCMDQ put the commands of all guests into
+# **one** host queue, so one guest's device holds up all guests. With a VCMDQ only its own queue waits. (A microsecond more or less, here and above, is no waiting: after a fault
+# lists meet others than before.)
 #
-# What does the time of the others go to? The stage that holds most of their longest unmap tells. A vCPU of another guest waits in the host's queue. The struck guest's own
-# other vCPU does not even get that far where doorbells trap: it has its commands in the queue, but PROD is written by one CPU after the other, and the one whose turn it
+# What does the time of the others go to? The stage that holds most of their longest unmap tells. Another guest waits in the host's queue, or behind a neighbour of its own that
+# does. The struck guest's own other vCPU does not even get that far where doorbells trap: it has its commands in the queue, but PROD is written by one CPU after the other, and the one whose turn it
 # is sits in its exit (`gather`). With a kernel worker it is the worker that does not come (`wake`).
 
 
@@ -141,8 +142,8 @@ minute = lab.inject(gone, names)
 minute
 
 # %% [markdown]
-# With a minute, every CMD_SYNC in the host's queue is given up after a second, of every guest: **gave up** counts them. `commands lost` is what the lab knows to be
-# stale; each wait that was given up may be one more.
+# With a minute, every CMD_SYNC in the host's queue is given up after a second, of every guest: **gave up** counts them. `commands lost` is what was never
+# executed; each wait that was given up may be an invalidation that came too late.
 #
 # ## Your turn
 #

@@ -29,6 +29,7 @@ from smmu_lab.arch.commands import (
 from smmu_lab.arch.layout import OPCODES
 from smmu_lab.arch.queue import CMDQ_BATCH_ENTRIES
 from smmu_lab.arch.ranges import atc_commands
+from smmu_lab.arch.rules import ILLEGAL, Features
 
 Reporting = Literal["strict", "upstream"]
 """What an error report covers: only what is complete, or what the code of the source writes back."""
@@ -55,6 +56,9 @@ ARM_SMMUV3 = 1
 
 PGSIZE_BITMAP = 0x6221_5000
 """Pages and blocks of all three granules: 4K, 2M, 1G, 16K, 32M, 64K, 512M (Linux 7.2 arm_smmu_device_hw_probe)."""
+
+HOST_FEATURES = Features.from_idr(idr0=0x0D44141B, idr1=19 << 21, idr3=0x1414, idr5=0x74)
+"""The physical SMMU: both stages, ATS, range invalidation."""
 
 _ENTRY, _PAGE_SIZE = 16, 4096
 
@@ -86,6 +90,10 @@ def _id(bits: int) -> Callable[[object, attrs.Attribute[Any], int], None]:
     return check
 
 
+def _copy(sids: Mapping[int, int]) -> Mapping[int, int]:
+    return dict(sids) if isinstance(sids, Mapping) else sids
+
+
 @attrs.frozen
 class Vsmmu:
     """One guest's SMMU as the host knows it.
@@ -100,7 +108,7 @@ class Vsmmu:
 
     vmid: int = attrs.field(validator=_id(16))
     sids: Mapping[int, int] = attrs.field(
-        validator=attrs.validators.deep_mapping(key_validator=_id(32), value_validator=_id(32))
+        converter=_copy, validator=attrs.validators.deep_mapping(key_validator=_id(32), value_validator=_id(32))
     )
 
 
@@ -119,6 +127,8 @@ class Outcome:
         skipped: Entries without effect, by rule.
         emulated: Entries that the VMM deals with itself.
         lost: Entries that should have been executed, but were not, or not seen to complete.
+        overwritten: The entry at `consumed` is a command like any other; the guest's driver replaces it all the same,
+            so it is lost as well.
     """
 
     issued: tuple[tuple[Command, ...], ...]
@@ -128,14 +138,39 @@ class Outcome:
     skipped: tuple[int, ...] = ()
     emulated: tuple[int, ...] = ()
     lost: tuple[int, ...] = ()
+    overwritten: bool = False
+
+    @property
+    def stops_host(self) -> tuple[Command, ...]:
+        """Commands at which the host's own queue stops with CERROR_ILL, and with it every guest's.
+
+        The host's driver replaces them, so they are never executed, and nobody tells the guest. Linux 7.2 and the v2
+        patch look at nothing but the opcode; "strict" refuses such a command (Arm IHI 0070, 4.4.1.1).
+
+        >>> reserved = bytes(Command.of("TLBI_NH_VA", asid=5, tg=1))  # NUM, SCALE and TTL are 0
+        >>> guest = Vsmmu(vmid=0x11, sids={})
+        >>> seen = vmm(guest, [reserved], "per-command")
+        >>> seen.cerror.name, [command.name for command in seen.stops_host]
+        ('NONE', ['TLBI_NH_VA'])
+        >>> vmm(guest, [reserved], "per-command", "strict").cerror.name
+        'ILL'
+        """
+        return tuple(command for commands in self.issued for command in commands if _is_illegal_at_host(command))
 
 
-def _resolve(vsmmu: Vsmmu, entry: Entry) -> Command | _NoCommand:
+def _is_illegal_at_host(command: Command) -> bool:
+    """The physical SMMU calls it illegal: a reserved range, or what it does not implement."""
+    rules = (rule for rule in ILLEGAL if command.name in rule.commands)
+    return any(rule.applies(command.dw0, command, HOST_FEATURES) for rule in rules)
+
+
+def _resolve(vsmmu: Vsmmu, entry: Entry, reporting: Reporting = "strict") -> Command | _NoCommand:
     """The command that the host issues for an entry, or why there is none."""
     if entry is None:
         return "unreadable"
     try:
-        return rewrite(decode(entry), vsmmu.vmid, vsmmu.sids)
+        command = rewrite(decode(entry), vsmmu.vmid, vsmmu.sids)
+        return "illegal" if reporting == "strict" and _is_illegal_at_host(command) else command
     except IllegalCommand:
         return "illegal"
     except RejectedCommand:
@@ -267,7 +302,7 @@ def queue(
     skipped: list[int] = []
     consumed, errno, cerror = len(entries), "", CError.NONE
     for place, entry in enumerate(entries):
-        match _resolve(vsmmu, entry):
+        match _resolve(vsmmu, entry, reporting):
             case "unreadable":
                 consumed, errno, cerror = place, "EFAULT", CError.ABT
                 break
@@ -361,7 +396,7 @@ def array(
         return Outcome((), done, errno, lost=tuple(range(done)))
     gathered: list[tuple[int, Command]] = []
     for place, entry in enumerate(entries):
-        command = _resolve(vsmmu, entry and entry[:_ENTRY].ljust(_ENTRY, b"\0"))
+        command = _resolve(vsmmu, entry and entry[:_ENTRY].ljust(_ENTRY, b"\0"), reporting)
         if not isinstance(command, Command):
             errno = "EIO"
             break
@@ -509,7 +544,7 @@ def vmm(
     emulated: list[int] = []
     consumed, errno, cerror = len(entries), "", CError.NONE
     for place, entry in enumerate(entries):
-        what = _resolve(vsmmu, entry)
+        what = _resolve(vsmmu, entry, reporting)
         if isinstance(what, Command) or (what == "unknown" and not lookup):
             arrays[-1].append(place)
         elif what == "unknown":
@@ -540,4 +575,6 @@ def vmm(
             consumed = where[max(done.consumed - rfc_v3, 0)]
             errno, cerror = done.errno, CError.ILL
             break
-    return Outcome(issued, consumed, errno, cerror, *(_below(consumed, each) for each in (skipped, emulated, lost)))
+    overwritten = bool(errno) and isinstance(_resolve(vsmmu, entries[consumed], reporting), Command)
+    passed, dealt_with, missed = (_below(consumed, each) for each in (skipped, emulated, lost))
+    return Outcome(issued, consumed, errno, cerror, passed, dealt_with, missed, overwritten)

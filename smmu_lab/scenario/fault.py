@@ -11,6 +11,7 @@ from smmu_lab.scenario.workload import Batch
 
 BAD_ENTRY = ("illegal-command", "unknown-sid")
 """Faults that are one more entry in the queue."""
+FAULTS = (*BAD_ENTRY, "atc-timeout", "stalled-device")
 
 
 @settings
@@ -29,7 +30,7 @@ class Fault(Settings):
     """
 
     where: ClassVar[str] = "fault"
-    kind: str = setting(one_of("none", *BAD_ENTRY, "atc-timeout", "stalled-device"), default="none")
+    kind: str = setting(one_of("none", *FAULTS), default="none")
     guest: int = setting(whole(0, 1023), default=0)
     vcpu: int = setting(whole(0, 1023), default=0)
     op: int = setting(whole(0, 10_000_000), default=0)

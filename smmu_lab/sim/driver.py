@@ -53,7 +53,10 @@ class Work(NamedTuple):
         """
         left = [max(0, self.tlbi - commands), min(self.atc, self.tlbi + self.atc - commands), self.ste, self.other]
         if replaced and (commands != self.bad or self.fixed):
-            left[next(k for k, number in enumerate(left) if number)] -= 1
+            innocent = next((k for k, number in enumerate(left) if number), None)
+            if innocent is None:  # a CMD_SYNC is replaced by a CMD_SYNC
+                return self
+            left[innocent] -= 1
         tlbi, atc, ste, other = left
         entries = sum(left) + self.sync + replaced
         return Work(tlbi, atc, ste, other, self.sync, entries, 0, self.leaf, self.vcmdq, replaced - 1, replaced)
@@ -127,6 +130,18 @@ def patience(t: int, relax: int, read: int) -> tuple[int, int]:
         reads += POLL_SPIN
         delay *= 2
     return t, reads
+
+
+def watch(t: int, moved: int, relax: int) -> int:
+    """When a CPU that watches the shadow of CONS sees that it has moved: poll steps, which begin anew after each 1 s.
+
+    Source: arm_smmu_cmdq_poll_until_not_full, and arm_smmu_cmdq_issue_cmdlist around it ("CMDQ timeout").
+    """
+    while True:
+        seen, _ = poll(t, moved, relax, 0, 0)
+        if seen - t <= SYNC_TIMEOUT or seen <= (limit := patience(t, relax, 0)[0]):
+            return seen
+        t = limit
 
 
 def poll(t: int, visible: int, relax: int, read: int, sample: int) -> tuple[int, int]:

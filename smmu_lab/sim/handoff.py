@@ -160,9 +160,7 @@ class Handoff:
                 kernel.counts.lost += size(array)
         except TimedOut as late:
             t = late.t
-            if gerror.upstream:  # CONS was at PROD by then
-                kernel.counts.lost += size(array)
-            else:
+            if not gerror.upstream:  # or CONS was at PROD by then
                 kernel.halt = struck, _ = place(tickets, 0)
         else:
             if struck is not None:

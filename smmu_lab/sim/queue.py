@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from smmu_lab.record import STAGES, Table
 from smmu_lab.sim.clock import ALLOCATE, PUBLISH, READ_CONS, Clock
-from smmu_lab.sim.driver import Work, poll
+from smmu_lab.sim.driver import Work, watch
 
 if TYPE_CHECKING:
     from smmu_lab.sim.consumer import Lock
@@ -23,6 +23,9 @@ BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, RE
     len(STAGES)
 )
 
+
+MOST_READS = 1000
+"""So many reads of a CONS that stands are simulated one by one; the others are left out."""
 
 Edges = tuple[tuple[int, int], ...]
 """(stage, when it ended), from the last written entry to CONS."""
@@ -195,6 +198,8 @@ class CommandQueue:
         self.holders = 0  # shared holders of the queue's lock: CPUs that wait for a CMD_SYNC
         self.leaving: list[tuple[int, int]] = []  # when they let go of it, and the end of their lists
         self.watching: list[Any] = []  # CPUs that wait for room until they have
+        self.fruitless = 0  # reads of a CONS that did not move
+        self.stirred: list[Any] = []  # CPUs that wait until it does
 
     def register(self, count: int) -> int:
         """The value that PROD or CONS holds for a count of entries."""
@@ -306,10 +311,24 @@ class CommandQueue:
 
     # -- the shadow of CONS ------------------------------------------------------------------------------------------
 
+    def _skip(self, t: int, stride: int, party: int) -> Generator[Any, Any, int]:
+        """Leave out the reads of a CONS that stands for long: returns when the last of them is over."""
+        if not self.moves:
+            moved = self.clock.signal("owner")
+            self.stirred.append(moved)
+            yield moved
+        self.fruitless = 0
+        t += max(0, self.moves[0][0] - t) // stride * stride
+        yield self.clock.turn(t, READ_CONS, party, "space")
+        return t
+
     def consumed(self, t: int, entries: int) -> None:
         """The consumer moves CONS over `entries` at `t`."""
         self.cons += entries
         self.moves.append((t, self.cons))
+        for moved in self.stirred:
+            moved.succeed()
+        self.stirred.clear()
         if self.clock.trail is not None:
             self.clock.note("stored", self.name, t, self.cons)
 
@@ -371,11 +390,12 @@ class CommandQueue:
         """
         self._settle(t)
         if not self.holders:
-            taken, t = yield from self.read_cons(t + 1)
-            if self.clock.peek() <= t:
-                yield self.clock.turn(t, READ_CONS, party, "space")
-            self.shadow = self._cons_at(taken)
-            return t
+            taken, seen = yield from self.read_cons(t + 1)
+            if self.clock.peek() <= seen:
+                yield self.clock.turn(seen, READ_CONS, party, "space")
+            before, self.shadow = self.shadow, self._cons_at(taken)
+            self.fruitless = self.fruitless + 1 if self.shadow == before else 0
+            return seen if self.fruitless < MOST_READS else (yield from self._skip(seen, seen - t, party))
         step = self.relax or 1
         full = self.prod - self.shadow >= self.size
         seen, before = t, self.shadow
@@ -386,7 +406,7 @@ class CommandQueue:
                 yield left
                 continue
             moved = max(seen + 1, max(self.leaving)[0])
-            seen = poll(t, moved, step, 0, 0)[0] if full else t + -(-(moved - t) // step) * step
+            seen = watch(t, moved, step) if full else t + -(-(moved - t) // step) * step
             yield self.clock.turn(seen, READ_CONS, party, "space")
             self._settle(seen)
         return seen

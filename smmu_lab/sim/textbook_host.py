@@ -142,7 +142,11 @@ class Queue:
             yield self.env.timeout(1)
             self.shadow = yield from self.read_cons(self)
             return
-        for k in count(1):
+        begun, k = self.env.now, 0
+        while True:
+            if self.env.now - begun > SYNC_TIMEOUT:  # "CMDQ timeout", and again
+                begun, k = self.env.now, 0
+            k += 1
             yield self.env.timeout(poll_step(k, self.host.costs.relax) or 1)
             if self.prod - self.shadow < self.size or not self.holders:
                 return

@@ -21,7 +21,7 @@ from smmu_lab.arch import (
     decode,
     unmap_commands,
 )
-from smmu_lab.arch.vsmmu import Vsmmu
+from smmu_lab.arch.vsmmu import Completes, Reporting, Vsmmu, always
 from smmu_lab.scenario import Approach
 from smmu_lab.sim.passage import passage, queues
 from smmu_lab.study.evidence import Breach, Evidence, Listed, Name, queue_name
@@ -40,6 +40,8 @@ MOST_ENTRIES = 250
 _NAMED = {"vmid": (0x11, 0x12, 0, 0xFFFF), "sid": (8, 8, 16, 16, 24, 32, 0x2301, 0x2401)}
 """What a guest tries: both VMIDs and others, virtual StreamIDs of both guests, physical ones."""
 _SYNC = bytes(Command.of("CMD_SYNC"))
+_RESERVED = bytes(Command.of("TLBI_NH_VA", tg=1))
+"""NUM, SCALE and TTL of 0 beside a granule: reserved (Arm IHI 0070, 4.4.1.1)."""
 
 
 # -- isolation ---------------------------------------------------------------------------------------------------------
@@ -60,6 +62,13 @@ def isolation(row: Approach, seed: int) -> Iterator[Breach]:
     replaces. A consumer of your own takes commands through `host.execute`, so they pass as under the kernel's worker.
     """
     rng = random.Random(f"isolation/{seed}")
+    for way, _ in queues(row, ()):
+        if not way.executes_directly and passage(way, GUESTS[0], [_RESERVED]).stops_host:
+            yield Breach(
+                f"{way.name}: a guest can stop the host's own queue, and every guest's with it: "
+                f"{decode(_RESERVED)} is passed on, and the SMMU calls that range illegal",
+                reported=True,
+            )
     for stream in streams(rng):
         for way, _ in queues(row, ()):
             for number, guest in enumerate(GUESTS):
@@ -69,9 +78,10 @@ def isolation(row: Approach, seed: int) -> Iterator[Breach]:
 
 
 def streams(rng: random.Random) -> Iterator[list[bytes]]:
-    """What hostile guests write: of each command one that names others, then mixtures of all with raw bytes."""
+    """What hostile guests write: of each command one that names others, more than fit into one list, and mixtures."""
     for name in FIELDS:
         yield [_entry(name, vmid=0x5555, sid=sid) for sid in (24, 32)] + [_SYNC]
+    yield [_entry(rng.choice(sorted(HOST_ACCEPTS)), vmid=0x5555, sid=8) for _ in range(70)] + [_SYNC]
     for _ in range(STREAMS):
         yield [_any_entry(rng) for _ in range(rng.randint(1, 10))] + [_SYNC]
 
@@ -125,14 +135,21 @@ def allowed(row: Approach) -> frozenset[str]:
 
 
 def _escape(row: Approach, guest: Vsmmu, entries: Sequence[bytes]) -> tuple[Command, str] | None:
-    """The first command that must not reach the host, and why."""
-    while entries:
-        seen = passage(row, guest, entries, "strict")
-        for command in chain(*seen.issued):
-            if why := foreign(row, guest, command):
-                return command, why
-        entries = entries[seen.consumed + 1 :] if seen.cerror else ()
+    """The first command that must not reach the host, and why; also where devices never answer."""
+    ways: tuple[tuple[Reporting, Completes], ...] = (("strict", always), ("upstream", _without_atc_inv))
+    for reporting, completes in ways:
+        left = entries
+        while left:
+            seen = passage(row, guest, left, reporting, completes)
+            for command in chain(*seen.issued):
+                if why := foreign(row, guest, command):
+                    return command, why
+            left = left[seen.consumed + 1 :] if seen.cerror else ()
     return None
+
+
+def _without_atc_inv(commands: Sequence[Command]) -> bool:
+    return all(command.name != "ATC_INV" for command in commands)
 
 
 def _smallest(row: Approach, guest: Vsmmu, entries: list[bytes]) -> list[bytes]:

@@ -37,7 +37,7 @@ ILLEGAL = [bytes([7] + [0] * 15), bytes(16), bytes([0xFF] * 16), bytes([5, 4] + 
 
 
 def tlbis(n):
-    return [entry("TLBI_NH_VA", va=place << 12, asid=1, tg=1) for place in range(n)]
+    return [entry("TLBI_NH_VA", va=place << 12, asid=1, tg=1, ttl=3) for place in range(n)]
 
 
 # ---- streams of entries, and ways to the host

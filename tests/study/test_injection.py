@@ -4,11 +4,13 @@ What each consumer does at a bad entry is written down by hand, from PATHS secti
 """
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import smmu_lab as lab
 from smmu_lab.scenario import approach, approaches
 from smmu_lab.sim.clock import Clock
-from smmu_lab.sim.driver import SYNC_TIMEOUT
+from smmu_lab.sim.driver import SYNC_TIMEOUT, watch
 from smmu_lab.sim.simulate import observed
 from smmu_lab.study import inject
 
@@ -158,7 +160,31 @@ def test_a_wait_of_more_than_a_second_is_given_up_and_reported(name):
     effect = inject(scenario("stalled-device", **{"fault.delay": "3s"}), [name])[name]
     assert effect.timeouts > 0
     assert effect.run.counts.timeouts == effect.timeouts
-    assert effect.own > SYNC_TIMEOUT
+    assert effect.own > 0.9 * SYNC_TIMEOUT
+
+
+@pytest.mark.parametrize("reporting", ["strict", "upstream"])
+@pytest.mark.parametrize("name", ROWS)
+def test_a_device_that_is_gone_for_a_minute_ends_some_time(name, reporting):
+    """Its ATC_INV is overwritten after the first second, and then only CMD_SYNCs are left to time out."""
+    made = scenario("atc-timeout", **{"host.reporting": reporting, "workload.ats_devices": 1, "workload.ops": 12})
+    run = inject(made, [name])[name].run
+    assert all(prod == cons for _, _, prod, cons in run.queues)
+    assert run.counts.timeouts > 0
+
+
+@pytest.mark.parametrize("name", ["ecmdq", "bare-metal", "batched", "short-path"])
+def test_a_full_queue_that_stands_for_a_minute_is_waited_for(name):
+    full = {"workload.pages": 64, "workload.ats_devices": 1, "smmu.queue_log2": 7, "smmu.host_queue_log2": 7}
+    run = inject(scenario("atc-timeout", **full, **{"workload.ops": 12}), [name])[name].run
+    assert all(prod == cons for _, _, prod, cons in run.queues)
+
+
+@given(st.integers(0, 10**12), st.integers(2, 1000))
+def test_a_wait_for_room_begins_its_delays_anew_after_each_second(moved, relax):
+    """At most 2^20 us of delays, and the steps between them, follow the move."""
+    seen = watch(0, moved, relax)
+    assert moved <= seen <= moved + 1_100_000_000
 
 
 # -- who waits ---------------------------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ field, the value and what is valid.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
@@ -26,6 +26,9 @@ from smmu_lab.scenario import (
     traces,
 )
 from smmu_lab.sheet import show
+
+if TYPE_CHECKING:
+    from smmu_lab.scenario.dump import Entry
 
 app = typer.Typer(
     help="Compare the ways in which a guest's SMMUv3 invalidations can reach the hardware.",
@@ -45,6 +48,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def main() -> None:
     """Entry point of ``smmu-lab``."""
     try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "stdout is closed")
         status = app(standalone_mode=False)
     except InvalidInput as error:
         status = _refuse(error.problems)
@@ -148,7 +153,7 @@ def inject(
     kind: Annotated[str, typer.Argument(help="illegal-command, unknown-sid, atc-timeout or stalled-device.")],
     names: Annotated[list[str] | None, typer.Argument(metavar="[APPROACH]...", help="Default: all.")] = None,
     scenario: Annotated[str | None, typer.Option(help="A scenario in TOML; what follows changes it.")] = None,
-    vcpu: Annotated[str | None, typer.Option(help="Whose operation, of guest 0.")] = None,
+    vcpu: Annotated[str | None, typer.Option(help="Whose operation, of guest fault.guest (0).")] = None,
     op: Annotated[str | None, typer.Option(help="Number of the operation on that vCPU, from 0.")] = None,
     after: Annotated[str | None, typer.Option(help="Commands of its list before the additional entry.")] = None,
     delay: Annotated[str | None, typer.Option(help="How late a stalled device answers, e.g. 200us.")] = None,
@@ -215,12 +220,14 @@ def decode(
     entries: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ENTRY]...", help="16 bytes in hexadecimal, as they lie in memory; - or none: lines of stdin."
+            metavar="[ENTRY]...",
+            help="16 bytes in hexadecimal, as they lie in memory, or two numbers as in '0x0000000000000046 "
+            "0x0000000000000000'; - or none: lines of stdin.",
         ),
     ] = None,
-    trace: Annotated[str | None, typer.Option(help="All commands of a recorded guest.")] = None,
+    trace: Annotated[str | None, typer.Option(help="All commands of a recorded guest; -: stdin.")] = None,
     dump: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Memory of a queue, 16 bytes an entry (.gz too); -: stdin.")
+        str | None, typer.Option(metavar="FILE", help="Memory of a queue, 16 bytes an entry (gzip too); -: stdin.")
     ] = None,
     cons: Annotated[
         str | None, typer.Option(help="CMDQ_CONS, e.g. 0x1000003: start the dump there, go round to --prod.")
@@ -233,30 +240,35 @@ def decode(
 ) -> None:
     """Disassemble commands, one per line, as they arrive.
 
-    An entry at which an SMMU stops (CERROR_ILL) is a line ILLEGAL, and the status is 1 in the end: beyond PROD, a dump
-    holds anything. Where the input itself is broken, decoding ends with status 2.
+    An entry at which each SMMU stops on a Non-secure queue (CERROR_ILL), whatever its features, is a line ILLEGAL, and
+    the status is 1 in the end: beyond PROD, a dump holds anything. A command that a trace has without its bytes is a
+    line of its own, too. Where the input itself is broken, decoding ends with status 2.
     """
     from smmu_lab.arch import IllegalCommand
-    from smmu_lab.arch import decode as decode_entry
+    from smmu_lab.scenario.dump import read_command
 
     status = 0
-    for raw in _raw_entries(entries, trace, dump, {"cons": cons, "prod": prod, "log2size": log2size}):
+    for raw in _entries(entries, trace, dump, {"cons": cons, "prod": prod, "log2size": log2size}):
+        data: dict[str, Any] = {"raw": raw.hex()}
         try:
-            command = decode_entry(raw)
+            if raw.name:
+                data = {"raw": None, "name": raw.name, "where": raw.where}
+                text = f"no raw bytes: {raw.name}, {raw.where}"
+            else:
+                command = read_command(raw)
+                data |= {"name": command.name, "fields": command.fields}
+                text = str(command)
         except IllegalCommand as error:
             status = 1
-            data: dict[str, Any] = {"raw": raw.hex(), "illegal": str(error)}
-            text = f"ILLEGAL {raw.hex()}: {error}"
-        else:
-            data = {"raw": raw.hex(), "name": command.name, "fields": command.fields}
-            text = str(command)
+            data |= {"illegal": str(error), "where": raw.where}
+            text = f"ILLEGAL {raw.hex()}: {error}, {raw.where}"
         print(json.dumps(data) if as_json else text, flush=True)
     raise typer.Exit(status)
 
 
-def _raw_entries(
+def _entries(
     entries: list[str] | None, trace: str | None, dump: str | None, queue: dict[str, str | None]
-) -> Iterator[bytes]:
+) -> Iterator[Entry]:
     from smmu_lab.scenario.dump import open_file, read_dump, read_hex, read_hex_lines, read_queue
     from smmu_lab.scenario.trace import read_entries
 
@@ -268,14 +280,15 @@ def _raw_entries(
     if trace is not None:
         yield from read_entries(trace)
     elif dump is not None:
-        with nullcontext(sys.stdin.buffer) if dump == "-" else open_file(dump) as file:
+        with open_file(dump) as file:
             name = "stdin" if dump == "-" else dump
             yield from read_queue(file, name, **given) if given else read_dump(file, name)
     elif entries and entries != ["-"]:
         for number, text in enumerate(entries, 1):
             yield read_hex(text, f"entry {number}")
     else:
-        yield from read_hex_lines(sys.stdin.buffer)
+        with open_file("-") as file:
+            yield from read_hex_lines(file)
 
 
 def _number(name: str, text: str) -> int:

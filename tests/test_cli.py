@@ -92,6 +92,12 @@ def test_a_line_that_is_no_entry_is_named_after_the_entries_before():
     assert done.stderr == "smmu-lab: line 2: '07' is not valid: 32 hexadecimal digits (there are 2)\n"
 
 
+def test_a_closed_stdout_is_one_line_and_status_1():
+    program = [sys.executable, "-c", "from smmu_lab.cli import main; main()", "approaches"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "", *program], stderr=subprocess.PIPE, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (1, b"smmu-lab: cannot write: stdout is closed\n")
+
+
 def test_listings_are_json_too():
     assert [row["name"] for row in json.loads(run("approaches", "--json").stdout)] == [a.name for a in lab.approaches()]
     assert json.loads(run("costs", "n1", "--json").stdout)["exit_user"] == lab.costs("n1")["exit_user"].values()

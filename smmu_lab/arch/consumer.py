@@ -29,6 +29,28 @@ class RegisterError(ValueError):
     """An access that no program can make: no such register, or a value that does not fit."""
 
 
+def integer(name: str, value: int, least: int, most: int | None = None, form: str = "d") -> int:
+    """The value as an int.
+
+    Raises:
+        RegisterError: Not an integer from `least` to `most`, as which True and False do not pass.
+
+    >>> integer("vmid", 0x10000, 0, 0xffff, "#x")
+    Traceback (most recent call last):
+        ...
+    smmu_lab.arch.consumer.RegisterError: vmid: 0x10000 is not valid: an integer, 0 to 0xffff
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        shown = repr(value) if number is None else format(number, form)
+        valid = "or more" if most is None else f"to {most:{form}}"
+        raise RegisterError(f"{name}: {shown} is not valid: an integer, {least} {valid}")
+    return number
+
+
 class Refused(Exception):
     """A call that the kernel refuses; `errno` is the name of what it returns."""
 
@@ -192,14 +214,7 @@ class Consumer(ABC):
             close = difflib.get_close_matches(str(register).upper(), self.REGISTERS, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise RegisterError(f"register {register!r}: unknown; {hint}valid: {', '.join(self.REGISTERS)}")
-        try:
-            number = operator.index(value)
-        except TypeError:
-            number = -1
-        if not 0 <= number < 1 << bits:
-            shown = hex(value) if isinstance(value, int) else repr(value)
-            raise RegisterError(f"{register}: {shown} is not valid: an integer, 0 to {(1 << bits) - 1:#x}")
-        return number
+        return integer(register, value, 0, (1 << bits) - 1, "#x")
 
     def _consume(self) -> None:
         """Run what lies between CONS and PROD, up to an error (QEMU smmuv3_cmdq_consume)."""

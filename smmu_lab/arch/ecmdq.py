@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from smmu_lab.arch.consumer import BASE_LOG2SIZE, BASE_RA, GERROR_CMDQ_ERR, Consumer, Refused, RegisterError
+from smmu_lab.arch.consumer import BASE_LOG2SIZE, BASE_RA, GERROR_CMDQ_ERR, Consumer, Refused, RegisterError, integer
 from smmu_lab.arch.registers import GERROR_CMDQP_ERR, CommandQueueRegisters
 
 ECMDQ_REGISTERS: Mapping[str, int] = MappingProxyType({"BASE": 0x00, "BASE+4": 0x04, "PROD": 0x08, "CONS": 0x0C})
@@ -19,6 +19,7 @@ _PAGE = 0x10000
 _POINTER = 0xFFFFF
 _ERR_REASON = 7 << 24
 _MAX_LOG2 = 8
+_IDR6 = 0xFFFFFFFF
 
 
 class Ecmdq(Consumer):
@@ -28,6 +29,8 @@ class Ecmdq(Consumer):
     of an error lie in PROD, so every doorbell must carry both: a write of PROD without EN switches the queue off. An
     error toggles CONS.ERR, puts the code into CONS.ERR_REASON (bits [26:24], as CONS.ERR of the physical queue), and
     activates GERROR.CMDQP_ERR. While CONS.ERR differs from PROD.ERRACK nothing runs; GERRORN has no say in it.
+
+    `reset` of the SMMU clears its registers and forgets an ATC_INV that was not answered.
 
     Source: Arm IHI 0070 sections 3.5.6 and 6.3.107 to 6.3.109. ENACK follows EN at once here.
     """
@@ -40,6 +43,7 @@ class Ecmdq(Consumer):
         self.interrupts = smmu.interrupts
         self._smmu = smmu
         self._values = {"BASE": 0, "PROD": 0, "CONS": 0}
+        smmu._ecmdqs.append(self)
 
     @property
     def enabled(self) -> bool:
@@ -111,6 +115,7 @@ class ControlPages:
         if not smmu.features.idr1 >> 31:
             raise ValueError("smmu: ECMDQ (bit 31) of IDR1 is 0, the SMMU has no control page (valid: 1)")
         self.smmu = smmu
+        idr6 = integer("idr6", idr6, 0, _IDR6, "#x")
         log2nump, self._log2numq = idr6 >> 24 & 0xF, idr6 >> 16 & 0xF
         for name, value in (("LOG2NUMP (bits 27:24)", log2nump), ("LOG2NUMQ (bits 19:16)", self._log2numq)):
             if value > _MAX_LOG2:
@@ -131,9 +136,9 @@ class ControlPages:
         (True, 'PROD')
         """
         stride = _PAGE >> self._log2numq
-        index, within = divmod(offset, stride)
+        index, within = divmod(integer("offset", offset, 0, len(self.queues) * stride - 1, "#x"), stride)
         names = {at: name for name, at in ECMDQ_REGISTERS.items()}
-        if not 0 <= index < len(self.queues) or within not in names:
+        if within not in names:
             valid = ", ".join(f"{name} {at:#x}" for name, at in ECMDQ_REGISTERS.items())
             last = len(self.queues) - 1
             raise RegisterError(f"offset {offset:#x}: no register; valid: {stride:#x} * (0 to {last}) + {valid}")
@@ -149,8 +154,6 @@ class ControlPages:
             Refused: ENOSPC, fewer queues than CPUs: the driver then does with the physical queue.
             ValueError: Not a number of CPUs.
         """
-        if cpus < 1:
-            raise ValueError(f"cpus: {cpus} is not valid: 1 or more")
-        if cpus > len(self.queues):
+        if integer("cpus", cpus, 1) > len(self.queues):
             raise Refused("ENOSPC", f"cpus: {cpus} CPUs need as many queues (valid: at most {len(self.queues)})")
         return self.queues[:cpus]

@@ -110,16 +110,20 @@ class CommandQueueRegisters(Consumer):
             raise RegisterError(f"rules: {rules!r} is not valid: {' or '.join(map(repr, RULES))}")
         super().__init__(memory, features, RULES[rules], self.answers)
         self._device_answers = answered
+        self._ecmdqs: list[Consumer] = []
         self.reset()
 
     def reset(self) -> None:
-        """Back to the state after power-on; what the specification leaves unknown is as in QEMU.
+        """Back to the state after power-on, ECMDQs included; what the specification leaves unknown is as in QEMU.
 
         Source: QEMU smmuv3_init_regs: everything 0, CMDQ_BASE.LOG2SIZE at its maximum.
         """
         self._values = dict.fromkeys(("CR0", "IRQ_CTRL", "GERROR", "GERRORN", "CMDQ_PROD", "CMDQ_CONS"), 0)
         self._values["CMDQ_BASE"] = self.features.cmdqs
         self._atc_timeout = False
+        for queue in self._ecmdqs:
+            queue._values = dict.fromkeys(queue._values, 0)
+            queue._atc_timeout = False
 
     @property
     def enabled(self) -> bool:

@@ -16,6 +16,7 @@ from smmu_lab.arch.consumer import (
     Refused,
     RegisterError,
     Stop,
+    integer,
 )
 from smmu_lab.arch.rules import Features
 
@@ -41,10 +42,10 @@ VCMDQ_STRIDE = 0x80
 VCMDQ_EN = VCMDQ_ENABLED = 1 << 0
 VINTF_EN, VINTF_VMID_SHIFT, VINTF_HYP_OWN = 1 << 0, 1, 1 << 17
 
-_PAGE1 = 0x10000
+_PAGE1, _PAGES = 0x10000, 0x20000
 _POINTER = 0xFFFFF
 _MAX_LVCMDQS, _MAX_VINTFS, _MAX_SIDS = 128, 64, 16
-_VSID_BITS, _PSID_BITS = 20, 32
+_VMID, _VSID, _PSID, _ADDRESS = (1 << 16) - 1, (1 << 20) - 1, (1 << 32) - 1, (1 << 64) - 1
 _MIN_LENGTH, _ENTRY_SHIFT, _PAGE = 32, 4, 0x1000
 
 
@@ -161,6 +162,7 @@ class Vintf:
         answered: Whether the device answers an ATC_INV, which has its physical StreamID, in time.
 
     Attributes:
+        allocated: Someone has it, the host or a VM; `Cmdqv` takes it back. Else each call is ENOENT.
         enabled: CONFIG.EN; the VINTF begins enabled.
         hyp_own: CONFIG.HYP_OWN.
         lvcmdqs: The queues.
@@ -203,14 +205,15 @@ class Vintf:
         answered: Callable[[Command], bool] = lambda atc_inv: True,
     ) -> None:
         for name, value, most in (("lvcmdqs", lvcmdqs, _MAX_LVCMDQS), ("sids_per_vintf", sids_per_vintf, _MAX_SIDS)):
-            if not 1 <= value <= most:
-                raise ValueError(f"{name}: {value} is not valid: 1 to {most}")
-        self.hyp_own = hyp_own
+            integer(name, value, 1, most)
+        self.allocated, self.hyp_own = True, hyp_own
+        self.vmid, self.enabled = 0, False
         self.lvcmdqs = tuple(Lvcmdq(self, memory, features, answered) for _ in range(lvcmdqs))
         self.sids: dict[int, int] = {}
         self._cmdqs = features.cmdqs
         self._slots: list[int | None] = [None] * sids_per_vintf
         self._contiguous = contiguous
+        self._vms: tuple[Vintf, ...] = (self,)
         self.enable(vmid)
 
     @property
@@ -228,10 +231,21 @@ class Vintf:
         """Set CONFIG.VMID and CONFIG.EN; queues that wait for it run.
 
         Raises:
+            Refused: ENOENT, the VINTF is no VM's; EEXIST, the VMID is another VM's; EBUSY, the VMID would change while
+                a queue is allocated or a StreamID has an entry (the last two inferred: Linux never does it).
             ValueError: Not a VMID.
         """
-        if not 0 <= vmid <= 0xFFFF:
-            raise ValueError(f"vmid: {vmid:#x} is not valid: 0 to 0xffff")
+        self._require()
+        self._enable(vmid)
+
+    def _enable(self, vmid: int) -> None:
+        vmid = integer("vmid", vmid, 0, _VMID, "#x")
+        vmids = [vintf.vmid for vintf in self._vms if vintf.allocated and vintf is not self]
+        if vmid in vmids:
+            raise Refused("EEXIST", f"vmid: {vmid:#x} is another VM's (valid: none of {_hexes(vmids)})")
+        if vmid != self.vmid and (self.sids or self.lvcmdqs[0].allocated):
+            held = "a queue is allocated or a StreamID has an entry"
+            raise Refused("EBUSY", f"vmid: {vmid:#x} is not valid while {held} (valid: {self.vmid:#x})")
         self.vmid, self.enabled = vmid, True
         for queue in self.lvcmdqs:
             queue._consume()
@@ -251,15 +265,16 @@ class Vintf:
             Index of the entry.
 
         Raises:
-            Refused: EINVAL, a StreamID too large; EEXIST, one that has an entry (viommu.c); ENOSPC, no entry is free.
+            Refused: ENOENT, the VINTF is no VM's; EINVAL, not a StreamID or too large; EEXIST, one that has an entry,
+                `psid` in whichever VM (a device has one vdevice, viommu.c); ENOSPC, no entry is free.
         """
-        for name, value, bits in (("vsid", vsid, _VSID_BITS), ("psid", psid, _PSID_BITS)):
-            if not 0 <= value < 1 << bits:
-                raise Refused("EINVAL", f"{name}: {value:#x} is not valid: 0 to {(1 << bits) - 1:#x}")
+        self._require()
+        vsid, psid = _argument("vsid", vsid, _VSID, "#x"), _argument("psid", psid, _PSID, "#x")
         if vsid in self.sids:
             raise Refused("EEXIST", f"vsid: {vsid:#x} has an entry (valid: none of {_hexes(self.sids)})")
-        if psid in self.sids.values():
-            raise Refused("EEXIST", f"psid: {psid:#x} has an entry (valid: none of {_hexes(self.sids.values())})")
+        psids = [psid for vintf in self._vms for psid in vintf.sids.values()]
+        if psid in psids:
+            raise Refused("EEXIST", f"psid: {psid:#x} has an entry (valid: none of {_hexes(psids)})")
         if None not in self._slots:
             raise Refused("ENOSPC", f"the match table is full (valid: at most {len(self._slots)} StreamIDs)")
         index = self._slots.index(None)
@@ -271,8 +286,9 @@ class Vintf:
         """Take a device out of the match table.
 
         Raises:
-            Refused: ENOENT, no such entry.
+            Refused: EINVAL, not a StreamID; ENOENT, no such entry.
         """
+        vsid = _argument("vsid", vsid, _VSID, "#x")
         if vsid not in self.sids:
             raise Refused("ENOENT", f"vsid: {vsid:#x} has no entry (valid: {_hexes(self.sids)})")
         self._slots[self._slots.index(vsid)] = None
@@ -281,19 +297,23 @@ class Vintf:
     def allocate(self, index: int, addr: int, length: int) -> Lvcmdq:
         """Map a queue and set its BASE (IOMMU_HW_QUEUE_ALLOC); user space enables it by CONFIG.
 
+        Two queues of a VM may share memory: no rule against it is known (inferred).
+
         Args:
             index: Which; in ascending order only.
             addr: Where it lies, a multiple of `length`.
             length: Bytes, a power of two from 32 to 2^IDR1.CMDQS entries of 16.
 
         Raises:
-            Refused: EFAULT, memory is not contiguous (viommu.c, before all else); EINVAL, an index, length or address
-                that is not valid; EEXIST, the queue is allocated; EIO, the one before it is not.
+            Refused: ENOENT, the VINTF is no VM's; EFAULT, memory is not contiguous (viommu.c, before what follows);
+                EINVAL, an index, length or address that is not valid; EEXIST, the queue is allocated; EIO, the one
+                before it is not.
         """
+        self._require()
+        addr, length = _argument("addr", addr, _ADDRESS, "#x"), _argument("length", length)
         if not self._contiguous(addr, length):
             raise Refused("EFAULT", f"addr: the {length} bytes at {addr:#x} are not contiguous in physical memory")
-        if not 0 <= index < len(self.lvcmdqs):
-            raise Refused("EINVAL", f"index: {index} is not valid: 0 to {len(self.lvcmdqs) - 1}")
+        index = _argument("index", index, len(self.lvcmdqs) - 1)
         queue = self.lvcmdqs[index]
         if queue.allocated:
             raise Refused("EEXIST", f"index: LVCMDQ {index} is allocated{self._next()}")
@@ -318,7 +338,7 @@ class Vintf:
             raise Refused("ENOENT", f"index: LVCMDQ {index} is not allocated{self._last(live)}")
         if index != live[-1]:
             raise Refused("EBUSY", f"index: LVCMDQ {index + 1} depends on LVCMDQ {index}{self._last(live)}")
-        self.lvcmdqs[index]._release()
+        self.lvcmdqs[live[-1]]._release()
 
     def pinned(self, addr: int, length: int) -> bool:
         """Whether a page there holds part of an allocated queue: to unmap it gives EBUSY.
@@ -343,10 +363,11 @@ class Vintf:
         >>> queue is vintf.lvcmdqs[1], register
         (True, 'BASE')
         """
+        offset = integer("offset", offset, 0, _PAGES - 1, "#x")
         index, within = divmod(offset & ~_PAGE1, VCMDQ_STRIDE)
         names = {at: name for name, at in VCMDQ_REGISTERS.items()}
         name = names.get(offset & _PAGE1 | within)
-        if not 0 <= index < len(self.lvcmdqs) or name is None:
+        if index >= len(self.lvcmdqs) or name is None:
             last = len(self.lvcmdqs) - 1
             valid = ", ".join(f"{name} {at:#x}" for name, at in VCMDQ_REGISTERS.items())
             raise RegisterError(f"offset {offset:#x}: no register; valid: {VCMDQ_STRIDE:#x} * (0 to {last}) + {valid}")
@@ -360,6 +381,10 @@ class Vintf:
         self.vmid, self.enabled = 0, False
         self.sids.clear()
         self._slots = [None] * len(self._slots)
+
+    def _require(self) -> None:
+        if not self.allocated:
+            raise Refused("ENOENT", "vintf: this one is no VM's (valid: what Cmdqv.allocate gives, until it is freed)")
 
     def _next(self) -> str:
         free = next((k for k, queue in enumerate(self.lvcmdqs) if not queue.allocated), None)
@@ -414,7 +439,7 @@ class Cmdqv:
             ("vintfs", vintfs, 2, _MAX_VINTFS),
             ("vcmdqs", vcmdqs, vintfs, _MAX_LVCMDQS),
         ):
-            if not least <= value <= most or value & value - 1:
+            if not least <= integer(name, value, 0) <= most or value & value - 1:
                 raise ValueError(f"{name}: {value} is not valid: a power of two, {least} to {most}")
         self.vintfs = tuple(
             Vintf(
@@ -429,24 +454,26 @@ class Cmdqv:
             )
             for k in range(vintfs)
         )
-        self._free = set(range(1, vintfs))
-        for k in self._free:
-            self.vintfs[k].disable()
+        vms = self.vintfs[1:]
+        for vintf in vms:
+            vintf.allocated = vintf.enabled = False
+            vintf._vms = vms
 
     def allocate(self, vmid: int) -> Vintf:
-        """Give a VM the first free VINTF, enabled, with no queue (IOMMU_VIOMMU_ALLOC).
+        """Give a VM the first free VINTF, reset, then enabled (IOMMU_VIOMMU_ALLOC; Linux 7.2 tegra241_vintf_hw_init).
 
         Raises:
-            Refused: ENOSPC, no VINTF is free.
+            Refused: ENOSPC, no VINTF is free; EEXIST, the VMID is another VM's.
             ValueError: Not a VMID.
         """
-        if not self._free:
+        vintf = next((vintf for vintf in self.vintfs if not vintf.allocated), None)
+        if not vintf:
             most = len(self.vintfs) - 1
             raise Refused("ENOSPC", f"no VINTF is free (valid: at most {most} VM{'s' * (most > 1)})")
-        k = min(self._free)
-        self.vintfs[k].enable(vmid)
-        self._free.remove(k)
-        return self.vintfs[k]
+        vintf.reset()
+        vintf._enable(vmid)
+        vintf.allocated = True
+        return vintf
 
     def free(self, vintf: Vintf) -> None:
         """Take a VINTF back, its queues and StreamIDs with it, as when the VM's iommufd is closed.
@@ -454,12 +481,18 @@ class Cmdqv:
         Raises:
             Refused: ENOENT, the VINTF is no VM's.
         """
-        k = self.vintfs.index(vintf) if vintf in self.vintfs else 0
-        if not k or k in self._free:
-            valid = ", ".join(str(n) for n in range(1, len(self.vintfs)) if n not in self._free)
+        if vintf not in self.vintfs[1:] or not vintf.allocated:
+            valid = ", ".join(str(k) for k, other in enumerate(self.vintfs) if k and other.allocated)
             raise Refused("ENOENT", f"vintf: this one is no VM's (valid: VINTF {valid or 'none'})")
         vintf.reset()
-        self._free.add(k)
+        vintf.allocated = False
+
+
+def _argument(name: str, value: int, most: int | None = None, form: str = "d") -> int:
+    try:
+        return integer(name, value, 0, most, form)
+    except RegisterError as error:
+        raise Refused("EINVAL", str(error)) from None
 
 
 def _hexes(numbers: Iterable[int]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import attrs
 
 from smmu_lab.scenario.bundled import FOLDER, traces
-from smmu_lab.scenario.dump import open_file
+from smmu_lab.scenario.dump import Entry, open_file
 from smmu_lab.scenario.fields import InvalidInput, invalid, unknown
 from smmu_lab.scenario.recorded import QEMU_OPCODES, Commands, ConsReads, Doorbells, Trace
 
@@ -43,6 +43,8 @@ _IDR1, _IDR3, _CMDQ_BASE, _CMDQ_CONS = 0x04, 0x0C, 0x90, 0x9C
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]{1,16}")
 _RAW = re.compile(r"[0-9a-fA-F]{32}")
+
+_SPELLED = {"SYNC": "CMD_SYNC", "PREFETCH_CONFIG": "PREFETCH_CFG"}  # by QEMU, by the specification
 
 _USED = {
     "D": ("n_cmds", "prod", "cons"),
@@ -78,7 +80,8 @@ def read_trace(source: str | os.PathLike[str]) -> Trace:
     """Read a recorded guest and check every row.
 
     Args:
-        source: path of a ``.csv.gz`` or ``.csv`` file, or the name of a bundled trace (see `traces`).
+        source: the name of a bundled trace (see `traces`), or the path of a file: it has a ``/``, or ends in
+            ``.csv`` or ``.gz``.
 
     Raises:
         TraceError: the file cannot be read, or a row is not valid.
@@ -91,11 +94,13 @@ def read_trace(source: str | os.PathLike[str]) -> Trace:
         return _Reader(path).read(file)
 
 
-def read_entries(source: str | os.PathLike[str]) -> Iterator[bytes]:
-    """The recorded queue entries of a guest, 16 bytes each, one by one: a trace of any length takes the same memory.
+def read_entries(source: str | os.PathLike[str]) -> Iterator[Entry]:
+    """The recorded queue entries of a guest, one by one: a trace of any length takes the same memory.
+
+    A command without raw bytes is an entry of no bytes, and has its name.
 
     Args:
-        source: as `read_trace` takes it. A command without raw bytes is passed over.
+        source: as `read_trace` takes it, or ``-`` for stdin.
 
     Raises:
         TraceError: as `read_trace`, after the entries of the rows before.
@@ -103,17 +108,18 @@ def read_entries(source: str | os.PathLike[str]) -> Iterator[bytes]:
     >>> next(read_entries("nvme_dd_r1m_j1_strict_61")).hex()
     '04000000000000001f00000000000000'
     """
-    path = _path(source)
-    with open_file(path, TraceError) as file:
+    path = Path("stdin") if source == "-" else _path(source)
+    with open_file("-" if source == "-" else path, TraceError) as file:
         yield from _Reader(path).entries(file)
 
 
 def _path(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
-    if path.suffix in (".csv", ".gz"):
+    if path.suffix.lower() in (".csv", ".gz") or os.sep in str(source):
         return path
     if str(source) not in traces():
-        raise TraceError([unknown(f"trace {str(source)!r}", str(source), traces())])
+        problem = unknown(f"trace {str(source)!r}", str(source), traces())
+        raise TraceError([f"{problem}; the path of a file ends in .csv or .gz, or has a {os.sep}"])
     return FOLDER / f"{source}.csv.gz"
 
 
@@ -176,10 +182,11 @@ class _Reader:
         if not self.vcpus:
             raise TraceError([f"{self.path.name}: no vCPU accesses the SMMU in it"])
 
-    def entries(self, file: BinaryIO) -> Iterator[bytes]:
+    def entries(self, file: BinaryIO) -> Iterator[Entry]:
         for row in self.rows(file):
-            if row[2] == "C" and row[7]:
-                yield bytes.fromhex(row[7])
+            if row[2] == "C":
+                name = "" if row[7] else _SPELLED.get(row[6], row[6])
+                yield Entry(bytes.fromhex(row[7]), f"line {self.line}", name)
             if self.line % _FORGET == 0:
                 self.forget()
 

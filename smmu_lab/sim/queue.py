@@ -24,7 +24,7 @@ BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, RE
 )
 
 
-MOST_READS = 1000
+MOST_READS = 100_000
 """So many reads of a CONS that stands are simulated one by one; the others are left out."""
 
 Edges = tuple[tuple[int, int], ...]

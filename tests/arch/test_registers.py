@@ -374,6 +374,7 @@ def test_an_error_is_silent_without_the_interrupt_enabled():
         (lambda r: r.read32("CMDQ_PRD"), r"^register 'CMDQ_PRD': unknown; did you mean 'CMDQ_PROD'\? valid: IDR0, "),
         (lambda r: r.write32("CR0", 1 << 32), r"^CR0: 0x100000000 is not valid: an integer, 0 to 0xffffffff$"),
         (lambda r: r.write32("CR0", -1), r"^CR0: -0x1 is not valid"),
+        (lambda r: r.write32("CR0", True), r"^CR0: True is not valid: an integer, 0 to 0xffffffff$"),
         (lambda r: r.write64("CMDQ_BASE", 2.0), r"^CMDQ_BASE: 2.0 is not valid: an integer, 0 to 0xffffffffffffffff$"),
         (
             lambda r: CommandQueueRegisters(Ram(), QEMU, rules="linux"),

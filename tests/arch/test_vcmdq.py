@@ -253,8 +253,8 @@ def test_a_queue_given_to_a_new_vm_never_reports_the_old_vms_timeout():
     cmdqv = Cmdqv(Ram(), ALL, 2, 4, answered=lambda command: False)
     old = cmdqv.allocate(vmid=1)
     old.match(8, 0x2301)
-    for ending in (SYNC, bytes(16)):
-        guest = Guest(old, old.lvcmdqs[0].allocated)
+    for index, ending in enumerate((SYNC, bytes(16))):
+        guest = Guest(old, index)
         guest.put(Command.of("ATC_INV", sid=8), *[ending] * (ending != SYNC))
     assert old.err_map != bytes(16)
     cmdqv.free(old)
@@ -267,6 +267,47 @@ def test_a_queue_given_to_a_new_vm_never_reports_the_old_vms_timeout():
         guest.put(Command.of("TLBI_NH_ASID"), SYNC)
         assert [command.fields.get("vmid", 2) for command in guest.vcmdq.executed] == [2, 2]
     assert [new.match(vsid, vsid) for vsid in range(16)] == list(range(16))
+
+
+def test_a_vintf_that_is_no_vms_takes_no_call_and_the_next_vm_finds_it_empty():
+    """I-15 and I-25; Linux 7.2 tegra241_vintf_hw_init begins with a reset, and a closed vIOMMU is ENOENT."""
+    cmdqv = Cmdqv(Ram(), ALL, 2, 4)
+    old = cmdqv.allocate(0x11)
+    queue = old.allocate(0, BASE, LENGTH)
+    cmdqv.free(old)
+    for call, args in ((old.match, (8, 0x999)), (old.allocate, (0, BASE, LENGTH)), (old.enable, (0x11,))):
+        assert errno(call, *args) == "ENOENT"
+    for register, value in (("PROD", 2), ("CONFIG", 1)):
+        queue.write32(register, value)
+    new = cmdqv.allocate(0x22)
+    assert (new.sids, new.config, queue.allocated, queue.fetched) == ({}, 1 | 0x22 << 1, False, 0)
+    assert not any(queue.read32(register) for register in VCMDQ_REGISTERS)
+
+
+@pytest.mark.parametrize("hold", [lambda v: v.allocate(0, BASE, LENGTH), lambda v: v.match(8, 0x2301)])
+@pytest.mark.parametrize("disabled", [False, True])
+def test_a_vintf_changes_its_vmid_only_while_it_holds_nothing(hold, disabled):
+    """I-15."""
+    vintf = Vintf(Ram(), ALL, VMID)
+    vintf.enable(VMID + 1)
+    hold(vintf)
+    if disabled:
+        vintf.disable()
+    with pytest.raises(Refused, match=r"^EBUSY: vmid: 0x11 is not valid while .* \(valid: 0x12\)$"):
+        vintf.enable(VMID)
+    assert (vintf.vmid, vintf.enabled) == (VMID + 1, not disabled)
+    vintf.enable(VMID + 1)
+    assert vintf.enabled
+    vintf.reset()
+    vintf.enable(VMID)
+    assert (vintf.vmid, vintf.sids) == (VMID, {})
+
+
+def test_what_is_matched_or_allocated_before_the_vmid_is_set_goes_to_no_vm():
+    vintf = Vintf(Ram(), ALL, VMID)
+    vintf.reset()
+    vintf.match(8, 0x2301)
+    assert errno(vintf.enable, VMID) == "EBUSY"
 
 
 def test_a_drained_queue_stands_still_and_reports_no_timeout_later():
@@ -341,7 +382,7 @@ class Allocation(RuleBasedStateMachine):
 
     @rule(
         index=st.integers(-1, 3),
-        length=st.sampled_from([0, -32, 16, 32, 48, 64, 0x1000, 0x2000, 2**20]),
+        length=st.sampled_from([0, 16, 32, 48, 64, 0x1000, 0x2000, 2**20]),
         addr=st.sampled_from([0, 16, 32, 0x1000, 0x3000, 0x3010, 1 << 47, 1 << 48]),
     )
     def allocate(self, index, length, addr):
@@ -444,6 +485,24 @@ def test_vms_get_the_lowest_free_vintf_until_none_is_left(log2vintfs, log2lvcmdq
         assert cmdqv.allocate(99) is cmdqv.vintfs[min(set(range(1, vintfs)) - taken)]
 
 
+def test_a_vmid_and_a_device_belong_to_one_vm():
+    """I-15; a device has one vdevice (Linux 7.2 viommu.c)."""
+    cmdqv = Cmdqv(Ram(), ALL, 4, 8)
+    first, second = cmdqv.allocate(0x11), cmdqv.allocate(0x12)
+    first.match(8, 0x2301)
+    assert errno(cmdqv.allocate, 0x11) == errno(second.enable, 0x11) == errno(second.match, 8, 0x2301) == "EEXIST"
+    assert (second.vmid, second.sids, cmdqv.vintfs[3].allocated) == (0x12, {}, False)
+    assert second.match(8, 0x2302) == 0
+    with pytest.raises(Refused, match=r"^EEXIST: psid: 0x2302 has an entry \(valid: none of 0x2301, 0x2302\)$"):
+        first.match(9, 0x2302)
+    with pytest.raises(Refused, match=r"^EEXIST: vmid: 0x12 is another VM's \(valid: none of 0x12\)$"):
+        first.enable(0x12)
+    first.unmatch(8)
+    assert second.match(9, 0x2301) == 1
+    cmdqv.free(second)
+    assert (first.match(8, 0x2301), cmdqv.allocate(0x12)) == (0, second)
+
+
 def test_config_shows_vmid_owner_and_enable():
     cmdqv = Cmdqv(Ram(), ALL, 4, 8)
     assert [vintf.config for vintf in cmdqv.vintfs] == [1 << 17 | 1, 0, 0, 0]
@@ -462,18 +521,23 @@ def test_a_register_lies_0x80_further_for_each_queue_and_page_1_64_kib_further(o
     assert vintf.at(offset) == (vintf.lvcmdqs[lvcmdq], register)
 
 
-@pytest.mark.parametrize("offset", [0x18, 0x100, 0x2, 0x10010, 0x20000, -0x80, -1])
+@pytest.mark.parametrize("offset", [0x18, 0x100, 0x2, 0x10010, 0x1FF80])
 def test_where_no_register_is_an_access_is_refused(offset):
-    with pytest.raises(RegisterError, match=r"^offset -?0x[0-9a-f]+: no register; valid: 0x80 \* \(0 to 1\) \+ CONS"):
+    with pytest.raises(RegisterError, match=r"^offset 0x[0-9a-f]+: no register; valid: 0x80 \* \(0 to 1\) \+ CONS"):
         Vintf(Ram(), ALL, VMID).at(offset)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Vintf(Ram(), ALL, 1 << 16), r"^vmid: 0x10000 is not valid: 0 to 0xffff$"),
-        (lambda: Vintf(Ram(), ALL, 1, lvcmdqs=129), r"^lvcmdqs: 129 is not valid: 1 to 128$"),
-        (lambda: Vintf(Ram(), ALL, 1, sids_per_vintf=0), r"^sids_per_vintf: 0 is not valid: 1 to 16$"),
+        (lambda: Vintf(Ram(), ALL, 1 << 16), r"^vmid: 0x10000 is not valid: an integer, 0 to 0xffff$"),
+        (lambda: Vintf(Ram(), ALL, 1, lvcmdqs=129), r"^lvcmdqs: 129 is not valid: an integer, 1 to 128$"),
+        (lambda: Vintf(Ram(), ALL, 1, sids_per_vintf=0), r"^sids_per_vintf: 0 is not valid: an integer, 1 to 16$"),
+        (lambda: Vintf(Ram(), ALL, "1"), r"^vmid: '1' is not valid: an integer, 0 to 0xffff$"),
+        (lambda: Vintf(Ram(), ALL, 1).at(1.5), r"^offset: 1\.5 is not valid: an integer, 0 to 0x1ffff$"),
+        (lambda: Vintf(Ram(), ALL, 1).at(-1), r"^offset: -0x1 is not valid: an integer, 0 to 0x1ffff$"),
+        (lambda: Vintf(Ram(), ALL, 1).at(0x20000), r"^offset: 0x20000 is not valid: an integer, 0 to 0x1ffff$"),
+        (lambda: Cmdqv(Ram(), ALL, 2.0, 8), r"^vintfs: 2\.0 is not valid: an integer, 0 or more$"),
         (lambda: Cmdqv(Ram(), ALL, 3, 8), r"^vintfs: 3 is not valid: a power of two, 2 to 64$"),
         (lambda: Cmdqv(Ram(), ALL, 8, 4), r"^vcmdqs: 4 is not valid: a power of two, 8 to 128$"),
     ],
@@ -488,12 +552,19 @@ def test_a_number_that_the_registers_cannot_hold_is_refused(call, message):
     [
         (lambda v: v.allocate(0, 0, 64), r"^EEXIST: index: LVCMDQ 0 is allocated \(valid: 1\)$"),
         (lambda v: v.allocate(2, 0, 64), r"^EIO: index: LVCMDQ 2 needs LVCMDQ 1 first \(valid: 1\)$"),
-        (lambda v: v.allocate(3, 0, 64), r"^EINVAL: index: 3 is not valid: 0 to 2$"),
+        (lambda v: v.allocate(3, 0, 64), r"^EINVAL: index: 3 is not valid: an integer, 0 to 2$"),
+        (lambda v: v.allocate(True, 0, 64), r"^EINVAL: index: True is not valid: an integer, 0 to 2$"),
+        (lambda v: v.allocate(1, "x", 64), r"^EINVAL: addr: 'x' is not valid: an integer, 0 to 0xffffffffffffffff$"),
+        (lambda v: v.allocate(1, 0, -32), r"^EINVAL: length: -32 is not valid: an integer, 0 or more$"),
         (lambda v: v.allocate(1, 0, 65), r"^EINVAL: length: 65 is not valid: a power of two, 32 to 4096$"),
         (lambda v: v.allocate(1, 32, 64), r"^EINVAL: addr: 0x20 is not valid: a multiple of 0x40 below 2\^48$"),
         (lambda v: v.release(1), r"^ENOENT: index: LVCMDQ 1 is not allocated \(valid: 0\)$"),
         (lambda v: [v.allocate(1, 0, 64), v.release(0)], r"^EBUSY: index: LVCMDQ 1 depends on LVCMDQ 0 \(valid: 1\)$"),
         (lambda v: v.match(8, 5), r"^EEXIST: vsid: 0x8 has an entry \(valid: none of 0x8, 0xfffff\)$"),
+        (lambda v: v.match("8", 1), r"^EINVAL: vsid: '8' is not valid: an integer, 0 to 0xfffff$"),
+        (lambda v: v.match(True, 1), r"^EINVAL: vsid: True is not valid: an integer, 0 to 0xfffff$"),
+        (lambda v: v.match(9, 1.5), r"^EINVAL: psid: 1\.5 is not valid: an integer, 0 to 0xffffffff$"),
+        (lambda v: v.unmatch("8"), r"^EINVAL: vsid: '8' is not valid: an integer, 0 to 0xfffff$"),
         (lambda v: v.unmatch(5), r"^ENOENT: vsid: 0x5 has no entry \(valid: 0x8, 0xfffff\)$"),
     ],
 )

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smmu_lab.arch import Command, decode
+from smmu_lab.arch import FIELDS, OPCODES, Command, CommandQueueRegisters, Features, IllegalCommand, decode
 from smmu_lab.scenario import InvalidInput, read_trace, traces
-from smmu_lab.scenario.dump import open_file, read_dump, read_hex_lines, read_queue
+from smmu_lab.scenario.dump import open_file, read_command, read_dump, read_hex, read_hex_lines, read_queue
 from smmu_lab.scenario.recorded import QEMU_OPCODES
 from smmu_lab.scenario.trace import HEADER, read_entries
 
@@ -46,7 +46,9 @@ def test_each_command_decodes_to_what_qemu_said(source):
         if command.name == "CFGI_STE":
             assert fields["sid"] == commands.addr[index]
     assert decoded == sum(commands.recorded)
-    assert b"".join(read_entries(source)) == b"".join(filter(None, map(commands.raw16, range(len(commands)))))
+    entries = list(read_entries(source))
+    assert [raw if not raw.name else None for raw in entries] == [commands.raw16(i) for i in range(len(commands))]
+    assert [raw == b"" for raw in entries] == [raw.name in OPCODES for raw in entries]
 
 
 def test_the_names_are_those_of_the_specification():
@@ -83,12 +85,15 @@ def test_a_dump_gives_every_whole_entry_and_names_a_truncated_one(whole, rest):
 def test_a_queue_goes_from_cons_to_prod_round_its_end(log2size, cons, n, high, data):
     size = 1 << log2size
     n %= size + 1
-    prod = (cons + n) % (2 * size) | high << 25
+    cons = cons & (2 * size - 1) | high << 24  # bits [30:24] are ERR
+    prod = (cons + n) % (2 * size)
     memory = [bytes([i] * 16) for i in range(size)]
     extra = data.draw(st.binary(max_size=40))
     dumped = io.BytesIO(b"".join(memory) + extra)
     turned = [*memory[cons % size :], *memory[: cons % size]]
-    assert list(read_queue(dumped, cons=cons, prod=prod, log2size=log2size)) == turned[:n]
+    got = list(read_queue(dumped, cons=cons, prod=prod, log2size=log2size))
+    assert got == turned[:n]
+    assert [raw.where for raw in got] == [f"entry {raw[0]} at offset {16 * raw[0]:#x}" for raw in got]
     assert list(read_queue(io.BytesIO(b"".join(memory)), cons=cons, prod=prod)) == turned[:n]
 
 
@@ -101,6 +106,13 @@ def test_a_queue_goes_from_cons_to_prod_round_its_end(log2size, cons, n, high, d
             "prod: 0x5 is not valid: up to 4 entries beyond CONS = 0x0, wrap bit (bit 2) incl",
         ),
         (64, {"cons": 3, "prod": 1}, "prod: 0x1 is not valid: up to 4 entries beyond CONS = 0x3"),
+        (
+            64,
+            {"cons": 0x1FFF0, "prod": 0x1FFF3},
+            "cons: 0x1fff0 is not valid: up to 0x7 below ERR, as log2size is 2\n"
+            "prod: 0x1fff3 is not valid: up to 0x7, as log2size is 2",
+        ),
+        (64, {"cons": 8, "prod": 1, "log2size": 2}, "cons: 0x8 is not valid: up to 0x7 below ERR, as log2size is 2"),
         (48, {"cons": 0, "prod": 1}, "cmdq.bin: 48 bytes are not valid: 16 bytes times a power of two, up to 2^19"),
         (0, {"cons": 0, "prod": 1}, "cmdq.bin: 0 bytes are not valid"),
         (20, {"cons": 0, "prod": 1}, "cmdq.bin: 20 bytes are not valid"),
@@ -121,18 +133,26 @@ def test_pointers_that_no_queue_has_are_refused(size, given, message):
     assert said.startswith(message)
 
 
-def test_a_compressed_dump_is_a_dump_and_a_damaged_one_says_where(tmp_path):
-    path = tmp_path / "cmdq.bin.gz"
+@pytest.mark.parametrize("name", ["cmdq.bin.gz", "CMDQ.BIN.GZ", "cmdq.bin"])
+def test_a_compressed_dump_is_a_dump_whatever_its_name(tmp_path, name):
+    path = tmp_path / name
     path.write_bytes(gzip.compress(3 * SYNC))
     with open_file(path) as file:
         assert list(read_dump(file)) == 3 * [SYNC]
+
+
+def test_a_damaged_dump_says_where(tmp_path):
+    path = tmp_path / "cmdq.bin.gz"
     path.write_bytes(b"plain")
     with open_file(path) as file:
         assert until_it_breaks(read_dump(file, "it"))[1].startswith(
             "it: entry 0 at offset 0x0: cannot be read: Not a g"
         )
-    with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
-        open_file(tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(InvalidInput, match="cannot be read: it is empty, and no gzip file"), open_file(path):
+        pass
+    with pytest.raises(InvalidInput, match="cannot be read: Is a directory"), open_file(tmp_path):
+        pass
 
 
 def peak(stream):
@@ -172,7 +192,24 @@ def test_a_trace_takes_the_same_memory_whatever_its_length(tmp_path):
     assert trace(4_000) < trace(400) + 10_000
 
 
+def test_lines_take_the_same_memory_whatever_their_number(tmp_path):
+    def lines(n):
+        path = tmp_path / f"{n}.txt"
+        path.write_text(n * f"{SYNC.hex()}\n")
+        with path.open("rb") as file:
+            return peak(read_hex_lines(file))
+
+    lines(1)  # to warm up
+    assert lines(30_000) < lines(1_000) + 1_000
+
+
 # ---- hexadecimal
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_two_numbers_are_the_words_of_an_entry(dw0, dw1):
+    raw = read_hex(f" {dw0:#018x} {dw1:#018x}\n")
+    assert [int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")] == [dw0, dw1]
 
 
 @given(entries)
@@ -186,6 +223,7 @@ def test_lines_of_digits_are_entries(whole):
     [
         (b"4620", "line 2: '4620' is not valid: 32 hexadecimal digits (there are 4)"),
         (b" 0x4620_g\n", "line 2: '0x4620_g' is not valid: 32 hexadecimal digits (column 9 is 'g')"),
+        (b"000x" + 30 * b"0", "is not valid: 32 hexadecimal digits (column 4 is 'x')"),
         (b"\xff", "line 2: '\\\\xff' is not valid: 32 hexadecimal digits (column 1 is '\\\\')"),
         ("\uff14".encode(), "line 2: '\uff14' is not valid: 32 hexadecimal digits (column 1 is '\uff14')"),
         (300 * b" ", "is not valid: 32 hexadecimal digits in 256 bytes"),
@@ -197,11 +235,73 @@ def test_a_line_that_is_no_entry_is_named_after_those_before(line, message):
     assert message in said
 
 
+# ---- what is illegal
+
+REGISTER = st.integers(0, 2**32 - 1)
+
+
+@given(
+    st.sampled_from([*FIELDS]),
+    st.binary(min_size=15, max_size=15),
+    st.builds(
+        lambda idr0, idr3, idr5: Features.from_idr(idr0=idr0, idr1=0, idr3=idr3, idr5=idr5),
+        REGISTER,
+        REGISTER,
+        REGISTER,
+    ),
+)
+def test_where_it_says_illegal_each_smmu_stops(name, rest, features):
+    raw = bytes([OPCODES[name], *rest])
+    smmu = CommandQueueRegisters(Ram(raw), features, "arm")
+    smmu.write64("CMDQ_BASE", 0)
+    smmu.write32("CR0", 9)
+    smmu.write32("CMDQ_PROD", 1)
+    try:
+        read_command(raw)
+    except IllegalCommand:
+        assert (smmu.read32("CMDQ_CONS") >> 24, smmu.error_active) == (1, True)
+
+
+class Ram:
+    """A queue of one entry, and memory that takes what an MSI writes."""
+
+    def __init__(self, raw):
+        self.raw = raw
+
+    def read(self, addr, n):
+        return self.raw[:n]
+
+    def write(self, addr, data):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "why"),
+    [
+        ("CMD_SYNC", {"cs": 3}, "CS = 3 is reserved"),
+        ("PRI_RESP", {"resp": 3}, "Resp = 3 is reserved"),
+        ("TLBI_EL3_ALL", {}, "only valid on the Secure queue"),
+        ("TLBI_EL3_VA", {}, "only valid on the Secure queue"),
+    ],
+)
+def test_what_no_feature_makes_legal_is_illegal(name, fields, why):
+    with pytest.raises(IllegalCommand, match=f"^{name}: {why} \\(CERROR_ILL\\)$"):
+        read_command(bytes(Command.of(name, **fields)))
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"TLBI_EL3_ALL", "TLBI_EL3_VA"}))
+def test_what_some_feature_makes_legal_is_legal(name):
+    assert read_command(bytes(Command.of(name))).name == name
+
+
 # ---- the shell
 
 
+PROGRAM = "from smmu_lab.cli import main; main()"
+
+
 def smmu_lab(*args, **more):
-    program = [sys.executable, "-c", "from smmu_lab.cli import main; main()", "decode", *args]
+    program = [sys.executable, "-c", PROGRAM, "decode", *args]
     return subprocess.Popen(program, **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | more)
 
 
@@ -221,16 +321,47 @@ def test_each_entry_is_decoded_when_it_arrives():
 
 
 def test_an_illegal_entry_keeps_its_place_and_is_status_1():
-    illegal = f"ILLEGAL {ILL.hex()}: opcode 0x07 is not a command of the SMMUv3 queue (CERROR_ILL)"
-    wanted = 1, [illegal, "CMD_SYNC CS=NONE"], []
-    assert run(ILL.hex(), SYNC.hex()) == wanted
-    assert run("--dump", "-", given=ILL + SYNC) == wanted
+    why = "opcode 0x07 is not a command of the SMMUv3 queue (CERROR_ILL)"
+
+    def wanted(where):
+        return 1, ["CMD_SYNC CS=NONE", f"ILLEGAL {ILL.hex()}: {why}, {where}", "CMD_SYNC CS=NONE"], []
+
+    assert run(SYNC.hex(), ILL.hex(), SYNC.hex()) == wanted("entry 2")
+    assert run("--dump", "-", given=SYNC + ILL + SYNC) == wanted("entry 1 at offset 0x10")
+    assert run("--dump", "-", given=gzip.compress(SYNC + ILL + SYNC)) == wanted("entry 1 at offset 0x10")
+    assert run(given=f"{SYNC.hex()}\n\n{ILL.hex()}\n{SYNC.hex()}".encode()) == wanted("line 3")
     status, lines, _ = run("--json", ILL.hex(), SYNC.hex())
     assert status == 1
     assert list(map(json.loads, lines)) == [
-        {"raw": ILL.hex(), "illegal": illegal.partition(": ")[2]},
+        {"raw": ILL.hex(), "illegal": why, "where": "entry 1"},
         {"raw": SYNC.hex(), "name": "CMD_SYNC", "fields": Command.of("CMD_SYNC").fields},
     ]
+
+
+def test_a_command_without_raw_bytes_keeps_its_place():
+    given = "\n".join(
+        [
+            ",".join(HEADER),
+            f"0,0,D,2,2,0{10 * ','}",
+            f"0,0,C,,2,0,SYNC,{9 * ','}"[:-1],
+            f"0,0,C,,2,1,SYNC,{SYNC.hex()}{8 * ','}",
+        ]
+    ).encode()
+    assert run("--trace", "-", given=given) == (0, ["no raw bytes: CMD_SYNC, line 3", "CMD_SYNC CS=NONE"], [])
+    status, lines, _ = run("--trace", "-", "--json", given=given)
+    assert (status, json.loads(lines[0])) == (0, {"raw": None, "name": "CMD_SYNC", "where": "line 3"})
+
+
+@pytest.mark.parametrize("args", [[], ["-"], ["--dump", "-"], ["--trace", "-"]])
+def test_a_closed_stdin_is_one_line_and_status_2(args):
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "", sys.executable, "-c", PROGRAM, "decode", *args],
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    said = b"smmu-lab: stdin: cannot be read: Bad file descriptor\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, b"", said)
 
 
 def test_a_broken_stream_is_status_2_after_what_came_before(tmp_path):

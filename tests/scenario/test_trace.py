@@ -462,8 +462,11 @@ def test_a_bomb_costs_no_memory(tmp_path):
     [
         (
             "nvme_dd_r4k_j4_strict",
-            "trace 'nvme_dd_r4k_j4_strict': unknown; did you mean 'nvme_dd_r4k_j4_strict_61'?",
+            "trace 'nvme_dd_r4k_j4_strict': unknown; did you mean 'nvme_dd_r4k_j4_strict_61'?"
+            "; the path of a file ends in .csv or .gz, or has a /",
         ),
+        ("NOWHERE.CSV", "NOWHERE.CSV: cannot be read: No such file or directory"),
+        ("/nowhere/x", "/nowhere/x: cannot be read: No such file or directory"),
         ("nowhere/x.csv.gz", "nowhere/x.csv.gz: cannot be read: No such file or directory"),
     ],
 )

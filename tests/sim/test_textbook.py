@@ -404,7 +404,7 @@ def test_native_queue_does_not_say_that_the_host_gave_up():
     tlbi = INSERT + C.exit_user + C.ioctl + FETCH + HOST + C.cons_shared
     atcs = C.g_fix + 3 * C.g_cmd + C.exit_user + C.ioctl + 3 * (2 * C.copy + C.conv)
     assert latency == tlbi + atcs + C.hsubmit + SYNC_TIMEOUT + C.cons_shared
-    assert of_errors(counts) == {"timeouts": 1, "lost": 2}
+    assert of_errors(counts) == {"timeouts": 1}  # what was issued is late, not lost
 
 
 def test_a_request_that_nobody_knows_is_taken_and_no_more():

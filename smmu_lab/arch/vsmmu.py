@@ -559,7 +559,9 @@ def vmm(
     rfc_v3 = handoff == "array" and reporting == "upstream"
     lost: list[int] = []
     if rfc_v3 and cerror:
-        lost = arrays.pop()
+        gathered = arrays.pop()
+        lost = [place for place in gathered if isinstance(_resolve(vsmmu, entries[place], reporting), Command)]
+        skipped += [place for place in gathered if place not in lost]
     elif handoff == "array-at-sync" and not cerror and (held := arrays.pop()):
         consumed = held[0]
     issued: _Lists = ()

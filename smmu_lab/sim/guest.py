@@ -41,8 +41,8 @@ class Machine:
         engine: the SMMU's command engine.
         faulty: something may go wrong.
         threads: kernel threads by what they work for.
-        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others,
-        irqs: and its lock.
+        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others.
+        irqs: and here what its first CPU holds while its interrupts are off.
     """
 
     scenario: Scenario

@@ -39,7 +39,7 @@ OPS = {
 
 BATCHES = {
     "guest": "H",
-    "queue": "B",
+    "queue": "H",
     "rung": "q",
     "start": "q",
     "end": "q",
@@ -56,7 +56,7 @@ register value captured; `cons`: the one stored at the end.
 
 STOPS = {
     "guest": "H",
-    "queue": "B",
+    "queue": "H",
     "cerror": "B",
     "cons": "I",
     "stopped": "q",
@@ -68,6 +68,12 @@ STOPS = {
 
 `cerror`, `cons`: the code in CONS.ERR, and the register value of CONS; `stopped`: the entry in error is met; `told`:
 the interrupt has come; `handled`: the driver's handler begins; `resumed`: it writes GERRORN.
+"""
+
+ISSUED = {"guest": "H", "queue": "H", "smmu": "B", "tlbi": "Q", "atc": "Q", "syncs": "Q"}
+"""Columns of ``issued``: one row per guest queue and physical SMMU: what that SMMU ran for it.
+
+`tlbi`: with CFGI_CDs; `syncs`: CMD_SYNCs, those of the host's where its queue was used.
 """
 
 KINDS = ("unmap", "flush", "doorbell", "other", "map", "switch")

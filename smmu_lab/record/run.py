@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from smmu_lab.record.columns import KINDS, STAGES, STOPS, Counts, Table
+from smmu_lab.record.columns import ISSUED, KINDS, STAGES, STOPS, Counts, Table
 from smmu_lab.record.sample import Sample
 from smmu_lab.record.statistics import Distribution, Warmup, mser5
 from smmu_lab.scenario import Approach, Scenario, Unmaps
+from smmu_lab.scenario.wiring import wire
 
 if TYPE_CHECKING:
     import pandas
+    from networkx import DiGraph
 
 _BEFORE = {KINDS.index(kind): kind for kind in ("map", "switch")}
 """What counts with the unmap that it precedes."""
@@ -28,12 +31,14 @@ class Run:
     """One scenario under one approach: what happened, in whole nanoseconds.
 
     Latency, breakdown and time with interrupts off are of the measured operations after the `warmup`. Counts and
-    throughput are of the whole run, and per operation they are divided by all measured operations.
+    throughput are of the whole run, and per operation they are divided by all measured operations. Operations of
+    neighbours are not measured; what they cause is counted.
 
     Attributes:
         ops: one row per operation (`OPS`), in the order in which they ended; its stages sum to its latency.
         batches: one row per drain of a queue (`BATCHES`).
         stops: one row per error that a guest was told of (`STOPS`).
+        issued: one row per guest queue and physical SMMU (`ISSUED`).
         guests: what each guest caused.
         queues: (guest, queue, PROD, CONS) at the end.
         events: simpy events, by cause.
@@ -45,6 +50,7 @@ class Run:
     ops: Table
     batches: Table
     stops: Table = attrs.field(factory=lambda: Table(STOPS))
+    issued: Table = attrs.field(factory=lambda: Table(ISSUED))
     guests: tuple[Counts, ...]
     queues: tuple[tuple[int, int, int, int], ...]
     events: Mapping[str, int]
@@ -66,18 +72,23 @@ class Run:
             total = list(map(add, total, self.ops[stage]))
         return total
 
+    @cached_property
+    def graph(self) -> DiGraph[str]:
+        """What the run was built from: see `smmu_lab.scenario.wire`."""
+        return wire(self.scenario, self.approach)
+
     # -- what is measured --------------------------------------------------------------------------------------------
 
     @cached_property
     def _members(self) -> tuple[list[int], Sequence[int]]:
         """Rows that count, those of one measured operation together, its own the last; and where each one's end."""
-        ops = self.ops
+        ops, first = self.ops, self._first_neighbour
         kinds = ops["kind"]
-        wanted = min(kinds, default=0)
+        wanted = self._wanted
         number: Counter[tuple[int, int]] = Counter()
         keys = []
         for row, (kind, guest, vcpu) in enumerate(zip(kinds, ops["guest"], ops["vcpu"], strict=True)):
-            if kind == wanted or kind in _BEFORE:
+            if (kind == wanted or kind in _BEFORE) and guest < first:
                 who = guest, vcpu
                 keys.append((number[who], who, row))
                 number[who] += kind == wanted
@@ -85,6 +96,16 @@ class Run:
         if len(rows) == number.total():
             return rows, range(1, len(rows) + 1)
         return rows, [end for end, row in enumerate(rows, 1) if kinds[row] == wanted]
+
+    @property
+    def _first_neighbour(self) -> int:
+        return self.scenario.guests - self.scenario.neighbour.guests
+
+    @cached_property
+    def _wanted(self) -> int:
+        """The kind of operation that is measured."""
+        first, ops = self._first_neighbour, self.ops
+        return min((kind for kind, guest in zip(ops["kind"], ops["guest"], strict=True) if guest < first), default=0)
 
     @cached_property
     def measured(self) -> list[int]:
@@ -99,8 +120,9 @@ class Run:
     @property
     def noun(self) -> str:
         """What is measured: ``unmap``, ``flush`` or ``doorbell``; ``map + unmap`` where what comes before it counts."""
-        kinds = set(self.ops["kind"])
-        return " + ".join([*(name for kind, name in _BEFORE.items() if kind in kinds), KINDS[min(kinds, default=0)]])
+        kinds, first = self.ops["kind"], self._first_neighbour
+        met = {kind for kind, guest in zip(kinds, self.ops["guest"], strict=True) if guest < first}
+        return " + ".join([*(name for kind, name in _BEFORE.items() if kind in met), KINDS[self._wanted]])
 
     def values(self, column: Sequence[int]) -> list[int]:
         """A column of `ops` (or `latencies`) per measured operation, with what the maps and switches before it add."""
@@ -151,9 +173,13 @@ class Run:
 
     @cached_property
     def duration(self) -> int:
-        """From the first start to the last end, ns."""
-        start = self.ops["start"]
-        return max(map(add, start, self.latencies), default=0) - min(start, default=0)
+        """From the first start to the last end, neighbours' apart, ns."""
+        ops, first = self.ops, self._first_neighbour
+        start, took = ops["start"], self.latencies
+        if first < self.scenario.guests:
+            rows = [row for row, guest in enumerate(ops["guest"]) if guest < first]
+            start, took = array("q", map(start.__getitem__, rows)), list(map(took.__getitem__, rows))
+        return max(map(add, start, took), default=0) - min(start, default=0)
 
     @property
     def throughput(self) -> float:

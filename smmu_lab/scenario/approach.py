@@ -151,6 +151,16 @@ class Approach(Settings):
         return self.front == "smmu-commands" and not self.on_metal
 
     @property
+    def has_vcmdqs(self) -> bool:
+        """The hardware runs the guest's queues, and takes VINTFs for them."""
+        return self.host_queue == "vcmdq"
+
+    @property
+    def decodes_all(self) -> bool:
+        """The VMM decodes every command, or takes every request."""
+        return self.consumer == "vmm" and self.handoff != "queue"
+
+    @property
     def is_restricted(self) -> bool:
         """The consumer takes what a VCMDQ takes: TLBI_NH_ASID, TLBI_NH_VA, ATC_INV and CMD_SYNC."""
         return self.queues == "cmdq+vcmdq" or self.host_queue == "vcmdq"

@@ -110,6 +110,33 @@ def nested(cls: type[Settings]) -> Kind:
     return Kind(f"a {cls.__name__} or a table of its fields", read)
 
 
+def many(where: str, cls: type[Settings], most: int) -> Kind:
+    """A list of settings, each known by its number; their own class has no `where`."""
+
+    def read(value: Any) -> tuple[Settings, ...]:
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+            raise ValueError
+        made, problems = [], []
+        for number, each in enumerate(value):
+            place = f"{where}[{number}]"
+            if number == most:
+                raise InvalidInput([f"{where}: too many: at most {most:,}"])
+            if isinstance(each, cls):
+                made.append(each)
+            elif isinstance(each, Mapping):
+                try:
+                    made.append(cls(**named(each, place)))
+                except InvalidInput as error:
+                    problems += [line if line.startswith(place) else f"{place}.{line}" for line in error.problems]
+            else:
+                problems.append(invalid(place, each, nested(cls).valid))
+        if problems:
+            raise InvalidInput(problems)
+        return tuple(made)
+
+    return Kind(f"a list of {cls.__name__} or of tables of its fields", read)
+
+
 def setting(kind: Kind, *, default: Any = attrs.NOTHING) -> Any:
     """Declare a field of a settings class; its default is read like any other value."""
     return attrs.field(default=default, metadata={"kind": kind})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,7 +29,8 @@ from smmu_lab.scenario.fields import (
     settings,
     whole,
 )
-from smmu_lab.scenario.workload import Operation, Recorded, Unmaps
+from smmu_lab.scenario.topology import TOPOLOGY, Device, Layout, Reach, Topology, Vsmmu, breaks
+from smmu_lab.scenario.workload import Batch, Operation, Recorded, Unmaps, on_each, unmap_batches
 
 WORKLOADS: dict[str, type[Unmaps | Recorded]] = {"unmaps": Unmaps, "recorded": Recorded}
 
@@ -43,6 +46,9 @@ class Smmu(Settings):
             ``leaf-apart`` (also leaf and other TLBIs in one batch), ``force-sync`` (a batch without CMD_SYNC: MMU-700
             erratum 2812531, ARM_SMMU_OPT_CMDQ_FORCE_SYNC; Linux 7.2 then offers no nesting). The host cuts its lists
             there.
+        vintfs: VINTFs of each physical SMMU with VCMDQs; one of them is the host's.
+        vcmdqs: VCMDQs of each, which its VINTFs share.
+        sids: StreamIDs that a VINTF can replace (SID_MATCH registers; QEMU: 16).
         host_queue_log2: log2 of the entries in the host's queue. At least 2^7: Linux refuses a queue that cannot hold
             a batch of 64 and a CMD_SYNC (AS-C:5088-5100).
     """
@@ -52,6 +58,9 @@ class Smmu(Settings):
     queue_log2: int = setting(whole(7, 19), default=16)
     host_queue_log2: int = setting(whole(7, 19), default=16)
     errata: str = setting(one_of("none", "tlbi-apart", "leaf-apart", "force-sync"), default="none")
+    vintfs: int = setting(whole(2, 64), default=64)
+    vcmdqs: int = setting(whole(2, 128), default=128)
+    sids: int = setting(whole(1, 1 << 15), default=16)
 
 
 @settings
@@ -60,12 +69,15 @@ class Host(Settings):
 
     Attributes:
         worker_cpus: host CPUs that kernel workers may run on; a worker waits for one.
+        placement: a worker takes ``any`` of these CPUs that is free; or they are ``pinned``, worker n to CPU n modulo
+            their number.
         reporting: what the kernel reports when an ioctl fails at an entry: ``upstream`` (what Linux 7.2, or the patch,
             writes back: entries count as handled that were not issued), or ``strict`` (only what is complete).
     """
 
     where: ClassVar[str] = "host"
     worker_cpus: int = setting(whole(1, 1024), default=4)
+    placement: str = setting(one_of("any", "pinned"), default="any")
     reporting: str = setting(one_of("upstream", "strict"), default="upstream")
 
 
@@ -81,7 +93,42 @@ def _read_workload(value: Any) -> Unmaps | Recorded:
     return WORKLOADS[kind](**named(fields, "workload"))
 
 
+def _read_neighbour(value: Any) -> Unmaps:
+    if isinstance(value, Unmaps):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError
+    try:
+        return Unmaps(**named(value, "neighbour.workload"))
+    except InvalidInput as error:
+        raise InvalidInput(line.replace("workload.", "neighbour.workload.", 1) for line in error.problems) from None
+
+
+@settings
+class Neighbour(Settings):
+    """Guests beside those that are measured.
+
+    Attributes:
+        guests: how many: the last ones of the scenario's. They go on until the others are through.
+        workload: what every vCPU of theirs does.
+    """
+
+    where: ClassVar[str] = "neighbour"
+    guests: int = setting(whole(0, 1023), default=0)
+    workload: Unmaps = setting(Kind("a lab.unmaps(...) or a table of its fields", _read_neighbour), default=Unmaps())
+
+
 WORKLOAD = Kind("lab.unmaps(...), a trace's workload(), or a table with kind and fields", _read_workload)
+
+
+@cache
+def plain(ats_devices: int) -> Layout:
+    """One vSMMU over one SMMU, and one domain."""
+    devices = [Device(vsid=8 * k & 0xFFFF | k >> 13, ats=bool(ats_devices)) for k in range(1, max(1, ats_devices) + 1)]
+    return Layout(vsmmus=[Vsmmu(devices=devices)])
+
+
+reaches = lru_cache(maxsize=4096)(Layout.reaches)
 
 
 @settings
@@ -92,10 +139,13 @@ class Scenario(Settings):
         workload: what every vCPU of every guest does.
         smmu: the virtual and the physical SMMU.
         host: the machine below the guests.
-        guests: virtual machines, all alike.
+        guests: virtual machines; all do the same, but for neighbours.
         vcpus: vCPUs of each guest. A recorded guest brings its own number.
         costs: what each step costs.
         fault: what goes wrong, if anything.
+        topology: the physical SMMUs, and which devices the guests have behind which vSMMU: a `Topology`, or the name of
+            a preset.
+        neighbour: guests that are not measured.
         seed: of every random stream. Streams are named by guest, vCPU and purpose, and do not depend on the approach.
 
     Raises:
@@ -116,6 +166,8 @@ class Scenario(Settings):
     vcpus: int = setting(whole(1, 1024), default=1)
     costs: Costs = setting(COSTS, default="grace")
     fault: Fault = setting(nested(Fault), default=Fault())
+    topology: Topology = setting(TOPOLOGY, default=Topology())
+    neighbour: Neighbour = setting(nested(Neighbour), default=Neighbour())
     seed: int = setting(NATURAL, default=1)
 
     def __init__(self, /, **given: Any) -> None:
@@ -146,6 +198,7 @@ class Scenario(Settings):
         load = self.workload
         if self.fault:
             yield from self._misses()
+        yield from self._misplaced()
         if not isinstance(load, Recorded):
             return
         if self.vcpus != load.vcpus:
@@ -156,11 +209,44 @@ class Scenario(Settings):
             valid = f"{log2size}, to repeat the doorbells of the {load}"
             yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
 
+    def _misplaced(self) -> Iterator[str]:
+        """What the workloads and the topology say against each other."""
+        layouts, loads = self.topology.layouts, {"workload": self.workload}
+        if self.neighbour.guests:
+            loads["neighbour.workload"] = self.neighbour.workload
+        if self.neighbour.guests >= self.guests:
+            yield invalid("neighbour.guests", self.neighbour.guests, f"fewer than guests ({self.guests})")
+        if isinstance(self.workload, Recorded) and any(len(layout.vsmmus) > 1 for layout in layouts):
+            yield f"workload.kind: 'recorded' cannot be in topology {self.topology.name!r}: the guest had one vSMMU"
+        for where, load in loads.items():
+            if not isinstance(load, Unmaps):
+                continue
+            if load.ats_devices and layouts:
+                yield invalid(
+                    f"{where}.ats_devices", load.ats_devices, "0: the devices of the topology say which have ATS"
+                )
+            if load.cd_every and any(len(vsmmu.smmus) > 1 for layout in layouts for vsmmu in layout.vsmmus):
+                yield (
+                    f"{where}.cd_every: {load.cd_every} cannot be where a vSMMU spans several SMMUs: its CFGI_CD has "
+                    "one StreamID, and is for one of them"
+                )
+            behind = [
+                sum(reach.ats)
+                for guest in range(min(self.guests, max(1, len(layouts))))
+                for layout in [self.layout(guest)]
+                for domain in layout.driven
+                for reach in layout.reaches(domain)
+            ]
+            if load.stall and not 0 < (ats := max(behind, default=0)) < 64:
+                yield f"{where}.stall: {load.stall} cannot be with {ats} devices with ATS: it needs 1 to 63"
+
     def _misses(self) -> Iterator[str]:
         """Why the fault strikes nothing."""
         fault, load = self.fault, self.workload
         kind = f"fault.kind: {fault.kind!r} cannot be"
-        if fault.guest >= self.guests or fault.vcpu >= self.vcpus:
+        if self.topology or self.neighbour.guests or load.stall:
+            yield f"{kind} with a topology, neighbours or a stall: one vSMMU over one SMMU, and all guests alike"
+        elif fault.guest >= self.guests or fault.vcpu >= self.vcpus:
             yield f"{kind}: no vCPU {fault.guest}.{fault.vcpu} in {self.guests} guests of {self.vcpus} vCPUs"
         elif isinstance(load, Unmaps) and load.lazy:
             yield f"{kind} with workload.lazy: most unmaps send no commands"
@@ -168,14 +254,48 @@ class Scenario(Settings):
             yield f"{kind} with workload.replay 'recorded': the doorbells are as they were"
         elif not fault.bad_entry and not 0 < load.ats_devices < 64:
             yield f"{kind} with workload.ats_devices {load.ats_devices}: it needs 1 to 63, all in one list"
-        elif (struck := next(islice(load.operations(fault.vcpu, self.smmu.ril), fault.op, None), None)) is None:
+        elif (struck := next(islice(self._unstruck(fault.guest, fault.vcpu), fault.op, None), None)) is None:
             yield invalid("fault.op", fault.op, "an operation of that vCPU; the first one is 0")
         elif not fault.bad_entry and not any(batch.atc for batch in struck.batches):
             yield f"{kind} in operation {fault.op}: it sends no ATC_INV"
 
-    def operations(self, guest: int, vcpu: int) -> Iterable[Operation]:
-        """All operations of one vCPU, the one that the fault strikes as it then is."""
-        operations = self.workload.operations(vcpu, self.smmu.ril)
+    def is_neighbour(self, guest: int) -> bool:
+        """A guest that is not measured."""
+        return guest >= self.guests - self.neighbour.guests
+
+    def load(self, guest: int) -> Unmaps | Recorded:
+        """What a guest does."""
+        return self.neighbour.workload if self.is_neighbour(guest) else self.workload
+
+    def layout(self, guest: int) -> Layout:
+        """What a guest sees; without a topology one vSMMU, with the devices that its workload speaks of."""
+        return self.topology.layout(guest) if self.topology else plain(self.load(guest).ats_devices)
+
+    def reaches(self, guest: int, vcpu: int, on_metal: bool = False) -> tuple[Reach, ...]:
+        """Which vSMMUs the domain that a vCPU works on is behind, in the order in which it invalidates them."""
+        layout = self.layout(guest)
+        driven = layout.driven
+        return reaches(layout, driven[vcpu % len(driven)], on_metal)
+
+    def batches(self, guest: int, vcpu: int, pages: int) -> tuple[Batch, ...]:
+        """What the host itself sends when it unmaps so much for a vCPU: under virtio-iommu."""
+        load, ril = self.load(guest), self.smmu.ril
+        granule = load.granule if isinstance(load, Unmaps) else 4096
+        on_metal = self.reaches(guest, vcpu, on_metal=True)
+        return on_each(on_metal, lambda ats: unmap_batches(pages, granule, ril, ats), load.stall)
+
+    def _unstruck(self, guest: int, vcpu: int, on_metal: bool = False) -> Iterable[Operation]:
+        return self.load(guest).operations(vcpu, self.smmu.ril, self.reaches(guest, vcpu, on_metal))
+
+    def operations(self, guest: int, vcpu: int, on_metal: bool = False) -> Iterable[Operation]:
+        """All operations of one vCPU, the one that the fault strikes as it then is.
+
+        Args:
+            guest: whose.
+            vcpu: number of the vCPU.
+            on_metal: there is no guest, and each SMMU is an instance of its own.
+        """
+        operations = self._unstruck(guest, vcpu, on_metal)
         fault = self.fault
         if not fault or (guest, vcpu) != (fault.guest, fault.vcpu):
             return operations
@@ -201,6 +321,7 @@ class Scenario(Settings):
                 problems.append(f"workload.trace: the {load} cannot be under {row.name}: it does not show its unmaps")
             if isinstance(load, Recorded) and load.replay == "recorded":
                 problems.append(f"workload.replay: 'recorded' cannot be under {row.name}: it has no command queue")
+        problems += self._cannot_wire(row)
         if self.fault.kind == "unknown-sid" and not row.nested:
             problems.append(f"fault.kind: 'unknown-sid' cannot be under {row.name}: it has no virtual StreamIDs")
         overlay = row.executes_directly and row.unsupported == "stop-and-fix"
@@ -209,6 +330,51 @@ class Scenario(Settings):
                 f"fault.kind: {self.fault.kind!r} cannot be under {row.name} beside commands that it refuses"
             )
         return tuple(problems)
+
+    def _cannot_wire(self, row: Approach) -> Iterator[str]:
+        """The edges of the topology that a rule forbids under an approach."""
+        layouts = [self.layout(guest) for guest in range(min(self.guests, max(1, len(self.topology.layouts))))]
+        where = f"topology under {row.name}"
+        for number, layout in enumerate(layouts):
+            if row.front == "virtio-iommu":
+                for domain in layout.spans():
+                    spanned = " and ".join(
+                        name
+                        for k, (name, _, _) in enumerate(layout.named())
+                        if any(k == reach.instance for reach in layout.reaches(domain))
+                    )
+                    yield breaks(where, (f"guest{number}.{domain}", spanned), "one-viommu-per-domain")
+            for name, vsmmu, devices in layout.named():
+                edge = f"guest{number}.{name}"
+                device = devices[next(iter(vsmmu.emulates), 0)] if devices else ""
+                if vsmmu.emulates and row.on_metal:
+                    yield breaks(where, (edge, device), "no-guest")
+                elif not (vsmmu.accel or row.decodes_all or row.on_metal) and vsmmu.smmus:
+                    yield breaks(where, (edge, device), "vmm-reads-all")
+                if row.has_vcmdqs and vsmmu.accel and len(vsmmu.smmus) > 1:
+                    yield breaks(where, (edge, ", ".join(f"smmu{k}" for k in vsmmu.smmus)), "one-smmu-per-vcmdq")
+        if row.has_vcmdqs:
+            yield from self._too_many(row, where)
+
+    def _too_many(self, row: Approach, where: str) -> Iterator[str]:
+        """More VINTFs, VCMDQs or StreamIDs than an SMMU has."""
+        taken: Counter[int] = Counter()
+        smmu, queues = self.smmu, max(1, row.vcmdqs)
+        told: set[str] = set()
+        for guest in range(self.guests):
+            for name, vsmmu, _ in self.layout(guest).named():
+                for k in vsmmu.smmus if vsmmu.accel else ():
+                    taken[k] += 1
+                    behind = sum(each.kind == "passthrough" and each.smmu == k for each in vsmmu.devices)
+                    for rule, needed, there in (
+                        ("vintfs", taken[k] + 1, smmu.vintfs),
+                        ("vcmdqs", (taken[k] + 1) * queues, smmu.vcmdqs),
+                        ("sids", behind, smmu.sids),
+                    ):
+                        if needed > there and rule not in told:
+                            told.add(rule)
+                            line = breaks(where, (f"guest{guest}.{name}", f"smmu{k}"), rule)
+                            yield f"{line} ({needed} needed, {there} there)"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal scenario."""
@@ -221,6 +387,8 @@ class Scenario(Settings):
             "smmu": self.smmu.values(),
             "host": self.host.values(),
             "fault": self.fault.values(),
+            "topology": self.topology.to_dict(),
+            "neighbour": {"guests": self.neighbour.guests, "workload": self.neighbour.workload.values()},
             "costs": self.costs.to_dict(),
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import repeat
 from pathlib import Path
@@ -31,6 +31,7 @@ from smmu_lab.scenario.fields import (
     whole,
 )
 from smmu_lab.scenario.recorded import Commands, Publication, Section, Trace
+from smmu_lab.scenario.topology import Reach
 from smmu_lab.scenario.trace import read_trace
 
 
@@ -45,8 +46,12 @@ class Batch(NamedTuple):
         vcmdq: a guest's VCMDQ accepts all of them.
         leaf: all its TLBIs are for the last level only.
         bad: an entry that nobody can run stands behind so many of its commands; -1 is none.
-        late: how much later than usual a device answers, ns.
+        late: how much later than usual one device answers, ns.
         gone: it never does: then `late` is how long the SMMU waits for it.
+        instance: number of the guest's vSMMU that it goes to; on bare metal of the SMMU.
+        at: how many of the ATC_INVs are for devices behind each SMMU that the vSMMU spans; empty is all behind the
+            first.
+        fan: how many devices with ATS the domain has behind each of these SMMUs; empty is none.
     """
 
     tlbi: int = 0
@@ -58,6 +63,9 @@ class Batch(NamedTuple):
     bad: int = -1
     late: int = 0
     gone: bool = False
+    instance: int = 0
+    at: tuple[int, ...] = ()
+    fan: tuple[int, ...] = ()
 
 
 class Operation(NamedTuple):
@@ -97,7 +105,9 @@ class Unmaps(_Load):
     Attributes:
         pages: pages per unmap.
         granule: bytes per page: 4, 16 or 64 KiB.
-        ats_devices: devices of the domain with ATS on: one ATC_INV each, and a second CMD_SYNC.
+        ats_devices: devices of the domain with ATS on: one ATC_INV each, and a second CMD_SYNC. Where a topology has
+            layouts, these say it.
+        stall: how much later than usual one of these devices answers every ATC_INV.
         maps: maps of the same size that come before each unmap. Under nesting a map sends nothing; under virtio-iommu
             it is a request, and its time counts with the unmap's.
         cd_every: before every so-many-th unmap a context descriptor changes: CFGI_CD and a CMD_SYNC, which a VCMDQ does
@@ -112,6 +122,7 @@ class Unmaps(_Load):
     pages: int = setting(POSITIVE, default=16)
     granule: int = setting(GRANULE, default=4096)
     ats_devices: int = setting(whole(0, 4096), default=0)
+    stall: int = setting(DURATION, default=0)
     maps: int = setting(whole(0, 64), default=1)
     cd_every: int = setting(whole(0, 10_000_000), default=0)
     lazy: bool = setting(FLAG, default=False)
@@ -128,14 +139,21 @@ class Unmaps(_Load):
     def __str__(self) -> str:
         return f"{'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]}"
 
-    def operations(self, vcpu: int, ril: bool) -> Iterable[Operation]:
+    def operations(self, vcpu: int, ril: bool, reaches: Sequence[Reach]) -> Iterable[Operation]:
         """All operations of one vCPU."""
-        batches = unmap_batches(self.pages, self.granule, ril, self.ats_devices)
-        unmap = Operation("unmap", self.pages, batches)
+        unmap = Operation("unmap", self.pages, self.batches(ril, reaches))
         if not self.cd_every:
             return repeat(unmap, self.ops)
-        switch = Operation("switch", 0, (Batch(tlbi=1, vcmdq=False),))
+        switch = Operation("switch", 0, on_each(reaches, lambda ats: (Batch(tlbi=1, vcmdq=False),), self.stall))
         return (each for k in range(1, self.ops + 1) for each in ([unmap] if k % self.cd_every else [switch, unmap]))
+
+    def batches(self, ril: bool, reaches: Sequence[Reach]) -> tuple[Batch, ...]:
+        """Batches of one unmap."""
+        return on_each(reaches, lambda ats: unmap_batches(self.pages, self.granule, ril, ats), self.stall)
+
+    def flush(self, reaches: Sequence[Reach]) -> Operation:
+        """A flush of the flush queue."""
+        return Operation("flush", 0, on_each(reaches, flush_batches, self.stall))
 
 
 def _read_source(value: object) -> str:
@@ -186,6 +204,7 @@ class Recorded(_Load):
         return self.load().ril
 
     ats_devices: ClassVar[int] = 0
+    stall: ClassVar[int] = 0
     maps: ClassVar[int] = 1
 
     @property
@@ -198,8 +217,8 @@ class Recorded(_Load):
         """The trace itself."""
         return _load(self.trace, _version(self.trace))
 
-    def operations(self, vcpu: int, ril: bool) -> Sequence[Operation]:
-        """All operations of one vCPU; `ril` is as it was recorded."""
+    def operations(self, vcpu: int, ril: bool, reaches: Sequence[Reach]) -> Sequence[Operation]:
+        """All operations of one vCPU; `ril` is as it was recorded, and the guest had one vSMMU."""
         return _operations(self.trace, _version(self.trace), self.section)[vcpu][: self.ops or None]
 
     def publications(self) -> Iterator[tuple[Publication, list[tuple[Batch, bool]]]]:
@@ -288,6 +307,31 @@ def unmap_batches(pages: int, granule: int, ril: bool, ats_devices: int) -> tupl
     if not ats_devices:
         return (tlbi,)
     return tlbi, Batch(atc=len(atc_commands(1 << 32, size, range(ats_devices))))
+
+
+def on_each(reaches: Sequence[Reach], batches: Callable[[int], tuple[Batch, ...]], stall: int) -> tuple[Batch, ...]:
+    """The batches that each vSMMU gets for one domain, one vSMMU after the other.
+
+    Source: arm_smmu_domain_inv_range, Linux 7.2: what one SMMU must do is submitted before the next one's.
+
+    Args:
+        reaches: the vSMMUs that the domain's devices are behind.
+        batches: those for so many devices with ATS.
+        stall: how late one of the devices behind each SMMU answers.
+
+    >>> two = [Reach(0, (0, 1), (1, 2)), Reach(3, (4,), (0,))]
+    >>> made = on_each(two, lambda ats: unmap_batches(16, 4096, True, ats), 0)
+    >>> [(batch.instance, batch.tlbi, batch.atc, batch.at) for batch in made]
+    [(0, 1, 0, ()), (0, 0, 3, (1, 2)), (3, 1, 0, ())]
+    """
+    made = []
+    for instance, _, ats in reaches:
+        devices = sum(ats)
+        for batch in batches(devices):
+            at = tuple([batch.atc // devices * here for here in ats]) if batch.atc and len(ats) > 1 else ()
+            fan = ats if devices else ()
+            made.append(batch._replace(instance=instance, at=at, fan=fan, late=stall if devices else 0))
+    return tuple(made)
 
 
 def flush_batches(ats_devices: int) -> tuple[Batch, ...]:

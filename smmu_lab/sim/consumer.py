@@ -12,7 +12,7 @@ from smmu_lab.sim.clock import NOTIFY, Clock
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.handoff import Handoff, MapUnmap
 from smmu_lab.sim.host import TimedOut
-from smmu_lab.sim.kernel import Kernel, commands, place
+from smmu_lab.sim.kernel import Kernel, place, size
 from smmu_lab.sim.queue import WAKE, CommandQueue, Group, Ticket
 from smmu_lab.sim.recovery import ASKS, FIXES
 from smmu_lab.sim.thread import Doorbell, Drain
@@ -180,12 +180,14 @@ class Host:
         return t
 
     def _issue(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:
-        """Copy, rewrite, and issue as one."""
+        """Copy, rewrite, and issue as one; on one SMMU after the other, with its VMID and StreamIDs."""
         kernel, entries = self.kernel, sum([work.entries for work in works])
         kernel.read += entries * self.fetch
         t = kernel.spend(t + entries * self.fetch, entries * kernel.convert)
-        if array := commands(works):
-            t = yield from kernel.issue(t, kernel.lists(array), 0)
+        for others, (smmu, array) in enumerate(kernel.spread(works)):
+            if others:
+                t = kernel.spend(t, size(array) * kernel.convert)
+            t = yield from kernel.issue(t, kernel.lists(array), 0, smmu)
         return t
 
     def _stop_and_fix(self, works: Sequence[Work], t: int) -> Generator[Any, Any, int]:

@@ -25,7 +25,8 @@ class Work(NamedTuple):
 
     `tail`: how many of the TLBIs follow the last ATC_INV; `leaf`, `vcmdq`: as in the batch. `bad`: an entry that nobody
     can run stands behind so many TLBIs and ATC_INVs, -1 for none; `fixed`: the driver has replaced it by a CMD_SYNC.
-    `late`, `gone`: the device of the first ATC_INV answers so much later, or never.
+    `late`, `gone`: the device of the first ATC_INV behind each SMMU answers so much later, or never. `at`, `fan`: as in
+    the batch.
     """
 
     tlbi: int
@@ -41,6 +42,8 @@ class Work(NamedTuple):
     fixed: bool = False
     late: int = 0
     gone: bool = False
+    at: tuple[int, ...] = ()
+    fan: tuple[int, ...] = ()
 
     def behind(self, commands: int, replaced: bool = True) -> Work:
         """What is left behind its first so many TLBIs and ATC_INVs when the driver has replaced the next entry.
@@ -59,13 +62,14 @@ class Work(NamedTuple):
             left[innocent] -= 1
         tlbi, atc, ste, other = left
         entries = sum(left) + self.sync + replaced
-        return Work(tlbi, atc, ste, other, self.sync, entries, 0, self.leaf, self.vcmdq, replaced - 1, replaced)
+        kept = self.leaf, self.vcmdq, replaced - 1, replaced
+        return Work(tlbi, atc, ste, other, self.sync, entries, 0, *kept, fan=self.fan)
 
     def before(self, commands: int) -> Work:
         """Its first so many TLBIs and ATC_INVs, and the entry in error behind them."""
         tlbi = min(commands, self.tlbi)
         entries = self.entries - self.behind(commands).entries + 1
-        return Work(tlbi, commands - tlbi, 0, 0, 0, entries, 0, self.leaf, self.vcmdq, commands)
+        return Work(tlbi, commands - tlbi, 0, 0, 0, entries, 0, self.leaf, self.vcmdq, commands, fan=self.fan)
 
 
 @cache
@@ -82,6 +86,7 @@ def lists(batch: Batch, force_sync: bool = False) -> tuple[Work, ...]:
     [64, 64, 3]
     """
     left = [batch.tlbi, batch.atc, batch.ste, batch.other]
+    behind = list(batch.at)
     cut = []
     bad = batch.bad
     while True:
@@ -94,10 +99,17 @@ def lists(batch: Batch, force_sync: bool = False) -> tuple[Work, ...]:
         last = not any(left)
         sync = int(force_sync or last)
         tlbi, atc, ste, other = part
-        work = Work(tlbi, atc, ste, other, sync, sum(part) + sync, leaf=batch.leaf, vcmdq=batch.vcmdq)
+        work = Work(tlbi, atc, ste, other, sync, sum(part) + sync, leaf=batch.leaf, vcmdq=batch.vcmdq, fan=batch.fan)
+        if behind and atc:
+            at = []
+            for k, have in enumerate(behind):
+                at.append(min(have, atc))
+                atc -= at[k]
+                behind[k] -= at[k]
+            work = work._replace(at=tuple(at))
         if bad >= 0:
-            work = work._replace(bad=min(bad, tlbi + atc), entries=work.entries + 1)
-        cut.append(work._replace(late=batch.late, gone=batch.gone) if last else work)
+            work = work._replace(bad=min(bad, tlbi + work.atc), entries=work.entries + 1)
+        cut.append(work._replace(late=batch.late, gone=batch.gone) if batch.late else work)
         bad = -1
         if last:
             return tuple(cut)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from smmu_lab.record import Counts, Table
-from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach
+from smmu_lab.scenario import Approach, Batch, InvalidInput, Scenario
 from smmu_lab.scenario.approach import CONSUMER
 from smmu_lab.scenario.fields import invalid
 from smmu_lab.sim.clock import Clock, stream
@@ -26,6 +27,9 @@ from smmu_lab.sim.smmu import Fifo, RoundRobin
 from smmu_lab.sim.thread import Doorbell, Thread
 from smmu_lab.sim.virtio import Kick, RequestQueue
 
+if TYPE_CHECKING:
+    from networkx import DiGraph
+
 Completion = Polled | TrappedToVmm | MsiWord
 Path = tuple[CommandQueue, Completion]
 
@@ -33,50 +37,72 @@ ECMDQ_LOG2 = 8
 """ECMDQ_MAX_SZ_SHIFT: 256 entries (Zhen Lei, [PATCH v2 1/2], 9 August 2023)."""
 
 
-@attrs.define
+@attrs.define(slots=False)
 class Machine:
     """What all guests share under one approach.
 
     Attributes:
-        engine: the SMMU's command engine.
+        graph: what it is built from: see `smmu_lab.scenario.wire`.
+        engines: the command engine of each SMMU.
+        hosts: the host's queue of each.
         faulty: something may go wrong.
-        threads: kernel threads by what they work for.
-        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queue here for the others.
+        threads: kernel threads, by their names in the graph.
+        cpus: the host CPUs that threads run on, by their names: those of one set wait for each other.
+        paths: on bare metal the "guests" are CPUs of one host: the first one puts its queues here for the others.
         irqs: and here what its first CPU holds while its interrupts are off.
+        measured: vCPUs of measured guests that are not through.
     """
 
+    graph: DiGraph[str]
     scenario: Scenario
     row: Approach
     clock: Clock
-    engine: Fifo
-    host: HostQueue
-    cpus: HostCpus
+    engines: Sequence[Fifo]
+    hosts: Sequence[HostQueue]
     ops: Table
     batches: Table
     stops: Table
     faulty: bool
-    threads: dict[object, Thread] = attrs.Factory(dict)
-    paths: list[Path] = attrs.Factory(list)
+    threads: dict[str, Thread] = attrs.Factory(dict)
+    cpus: dict[tuple[str, ...], HostCpus] = attrs.Factory(dict)
+    paths: dict[int, list[Path]] = attrs.Factory(dict)
     irqs: Lock | None = None
+    measured: int = 0
 
-    def thread(self, row: Approach, guest: int, queue: int) -> Thread:
+    @cached_property
+    def queues(self) -> Mapping[int, Sequence[str]]:
+        """The names of each guest's queues, in order."""
+        made: dict[int, list[str]] = {}
+        for name, guest in self.graph.nodes.data("guest"):
+            if guest is not None:
+                made.setdefault(guest, []).append(name)
+        return made
+
+    def thread(self, queue: str, row: Approach) -> Thread:
         """The thread that works for a queue."""
-        key = {"queue": (guest, queue), "vm": guest, "host": None}[row.worker]
-        if key not in self.threads:
-            rng = stream(self.scenario.seed, guest, queue, "wake")
-            self.threads[key] = Thread(self.clock, row, self.scenario.costs, self.cpus, rng)
-        return self.threads[key]
+        graph, clock = self.graph, self.clock
+        (worker,) = graph.successors(queue)
+        if worker not in self.threads:
+            about = graph.nodes[queue]
+            rng = stream(self.scenario.seed, about["guest"], about["number"], "wake")
+            names = tuple(each for each in graph.successors(worker) if graph.edges[worker, each]["kind"] == "runs")
+            cpus = self.cpus.setdefault(names, HostCpus(clock, len(names)))
+            cpus.threads += 1
+            self.threads[worker] = Thread(clock, row, self.scenario.costs, cpus, rng)
+        return self.threads[worker]
 
-    def hardware_queue(self) -> Fifo:
-        """The engine that executes one more hardware queue."""
-        return Fifo(self.scenario.costs) if self.row.execution == "parallel" else self.engine
+    def hardware_queue(self, smmu: int) -> Fifo:
+        """The engine that executes one more hardware queue of an SMMU."""
+        return Fifo(self.scenario.costs) if self.row.execution == "parallel" else self.engines[smmu]
 
 
 class Guest:
     """One virtual machine under one approach.
 
     Attributes:
-        queues: its command queues; the hardware's first, then the one that traps.
+        queues: its command queues, vSMMU by vSMMU; of each the hardware's first, then the one that traps.
+        issued: of each, with the SMMUs that its commands go to, what they ran of it.
+        paths: of each vSMMU, or on bare metal of each SMMU.
         counts: what it caused.
         irqs: held while interrupts are off on the vCPU that is told of errors: its first one.
     """
@@ -87,27 +113,36 @@ class Guest:
         self.counts = Counts()
         self.lock = Lock(machine.clock)
         self.queues: list[CommandQueue] = []
+        self.issued: list[tuple[int, int, list[int]]] = []
         row = machine.row
         self.irqs = (row.on_metal and machine.irqs) or Lock(machine.clock)
         machine.irqs = self.irqs
-        if row.on_metal and row.queues == "cmdq" and machine.paths:
-            self.paths = machine.paths
-        else:
-            queues = {"cmdq+vcmdq": row.vcmdqs, "ecmdq": machine.scenario.vcpus}.get(row.queues, 1)
-            self.paths = [self._path(row) for _ in range(queues)]
-            machine.paths += self.paths
-        self.trapped = self._path(approach(row.fallback)) if row.unsupported == "guest-routes" else None
+        names = machine.queues.get(number, ())
+        self.paths: dict[int, list[Path]] = {} if names else machine.paths
+        self.trapped: dict[int, Path] = {}
+        for name in names:
+            about = machine.graph.nodes[name]
+            path = self._path(name, about["row"], about["smmus"], alone=len(names) == 1)
+            instance = self.paths.setdefault(about["instance"], [])
+            if row.unsupported == "guest-routes" and about["row"] is not row:
+                self.trapped[about["instance"]] = path
+                if instance:
+                    continue
+            instance.append(path)
+        if not machine.paths:
+            machine.paths = self.paths
 
-    def route(self, accepted: bool, vcpu: int) -> Path:
+    def route(self, batch: Batch, vcpu: int) -> Path:
         """The queue for a list: cpu % queues, or the trapped one for what a VCMDQ does not accept.
 
         Source: tegra241_cmdqv_get_cmdq, Linux 7.2 tegra241-cmdqv.c.
         """
-        if self.trapped is not None and not accepted:
-            return self.trapped
-        return self.paths[vcpu % len(self.paths)]
+        if not batch.vcmdq and batch.instance in self.trapped:
+            return self.trapped[batch.instance]
+        paths = self.paths[batch.instance]
+        return paths[vcpu % len(paths)]
 
-    def _path(self, row: Approach) -> Path:
+    def _path(self, node: str, row: Approach, smmus: Sequence[int], alone: bool) -> Path:
         machine, counts = self.machine, self.counts
         scenario, clock = machine.scenario, machine.clock
         costs = scenario.costs
@@ -116,26 +151,29 @@ class Guest:
         party = (self.number << 16) + number
 
         gerror = Gerror(clock, scenario, row, counts, self.irqs, machine.stops, machine.faulty)
-        kernel = Kernel(machine.host, row, costs, counts, party, gerror)
+        kernel = Kernel([machine.hosts[smmu] for smmu in smmus], row, costs, counts, party, gerror)
+        self.issued += [(number, smmu, tally) for smmu, tally in zip(smmus, kernel.issued, strict=True)]
         requests = MapUnmap(kernel, row, costs) if row.front == "virtio-iommu" else None
         doorbell: Any
         bell = None
         if row.consumer == "vmm":
-            handoff = requests or Handoff(kernel, row, costs, scenario.workload.ats_devices)
+            handoff = requests or Handoff(kernel, row, costs)
             doorbell = TrapToVmm(self.lock, Vmm(kernel, handoff), costs, counts)
         elif row.consumer == "hardware":
-            engine = machine.hardware_queue()
+            (smmu,) = smmus
+            engine = machine.hardware_queue(smmu)
             doorbell = (
                 Direct(engine, costs, gerror)
                 if row.unsupported != "stop-and-fix"
                 else Overlay(clock, engine, kernel, costs)
             )
+            self.issued.append((number, smmu, doorbell.issued))
             if isinstance(engine, RoundRobin):
                 engine.add(doorbell.feed)
         elif row.consumer == "kernel-caller":
             doorbell = KernelCall(Host(clock, kernel, row, costs, requests), costs, counts)
         else:
-            thread = machine.thread(row, self.number, number)
+            thread = machine.thread(node, row)
             bell = Doorbell(clock, thread, counts, party, row.weight)
             if requests is not None:
                 doorbell = Kick(bell, costs, counts, row)
@@ -149,7 +187,7 @@ class Guest:
             log2size = ECMDQ_LOG2
         queue: CommandQueue
         if requests is not None:
-            alone = row.consumer == "vmm" and machine.host.sole
+            alone = alone and row.consumer == "vmm" and kernel.alone
             queue = RequestQueue(clock, log2size, costs, counts, row, doorbell.ring, name, machine.batches, alone)
         else:
             by_msi = row.completion == "msi-word"

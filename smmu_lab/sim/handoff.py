@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.driver import Work
 from smmu_lab.sim.host import TimedOut
-from smmu_lab.sim.kernel import ONE_TLBI, Commands, Kernel, commands, host_list, place, size
+from smmu_lab.sim.kernel import ONE_TLBI, Calls, Kernel, commands, commands_for, host_list, place, size
 from smmu_lab.sim.queue import WAKE, Ticket
 from smmu_lab.sim.recovery import FORWARDS
 
@@ -25,20 +25,14 @@ class Handoff:
     CMD_SYNC can be written, and returns the end.
     """
 
-    def __init__(self, kernel: Kernel, approach: Approach, costs: Costs, ats_devices: int) -> None:
+    def __init__(self, kernel: Kernel, approach: Approach, costs: Costs) -> None:
         self.kernel = kernel
         self.decode = costs.vmm_cmd
         self.attach = costs.vmm_ste
         self.per_entry = costs.conv + 2 * costs.copy
-        self.held: Commands = ()  # array-at-sync: commands read whose CMD_SYNC has not come yet
-        self.devices = 1
-        self.per_tlbi, self.per_atc = [ONE_TLBI], [host_list(0, 1)]
-        if approach.handoff == "marshalled" and ats_devices:
-            # arm_smmu_cache_invalidate_user of the v1 patch: a TLBI falls through to arm_smmu_atc_inv_domain, which
-            # sends an ATC_INV to every device of the domain; an ATC_INV is nothing else.
-            self.devices = ats_devices
-            self.per_atc = [host_list(0, ats_devices)]
-            self.per_tlbi = [ONE_TLBI, *self.per_atc]
+        self.held: list[Work] = []  # array-at-sync: commands read whose CMD_SYNC has not come yet
+        self.fans_out = approach.handoff == "marshalled"
+        self.known: dict[tuple[tuple[int, ...], int], tuple[Calls, Sequence[Calls]]] = {}
         self.consume: Callable[[Sequence[Ticket], int, Written], Generator[Any, Any, int]] = {
             "marshalled": self._per_command,
             "per-command": self._per_command,
@@ -58,12 +52,12 @@ class Handoff:
         for ticket in tickets:
             work, done = ticket.work, 0
             try:
-                for number, lists in self._runs(work):
-                    if lists:
-                        t = yield from kernel.one_by_one(t, number, self.decode, lists)
+                for number, calls in self._runs(work):
+                    if calls:
+                        t = yield from kernel.one_by_one(t, number, self.decode, calls)
                         done += number
                         continue
-                    t = self._reads(t, 1, 0)
+                    t = self._reads(t, number, 0)
                     if kernel.gerror.struck((ticket,)):
                         kernel.halt = ticket, done
                         return t
@@ -75,23 +69,53 @@ class Handoff:
             written(ticket, t)
         return t
 
-    def _runs(self, work: Work) -> Sequence[tuple[int, Sequence[Work]]]:
-        """Its commands: so many, and the lists that the host issues for each of them; none for what is no command."""
-        if work.bad < 0 and not work.late:
-            return (work.tlbi, self.per_tlbi), (work.atc, self.per_atc)
-        if work.late:
-            first = [host_list(0, self.devices, late=work.late)]
-            return (work.tlbi, self.per_tlbi), (1, first), (work.atc - 1, self.per_atc)
-        tlbi = min(work.bad, work.tlbi)
-        atc = work.bad - tlbi
-        forwards = self.kernel.gerror.reaction == FORWARDS and not work.fixed
-        return (
-            (tlbi, self.per_tlbi),
-            (atc, self.per_atc),
-            (1, self.per_atc if forwards else ()),
-            (work.tlbi - tlbi, self.per_tlbi),
-            (work.atc - atc, self.per_atc),
-        )
+    def _runs(self, work: Work) -> Sequence[tuple[int, Calls]]:
+        """Its commands: so many, and the ioctls for each of them; none for what the VMM keeps to itself."""
+        if not self.kernel.hosts:
+            return ((work.tlbi + work.atc, ()),)
+        late, gerror = work.late, self.kernel.gerror
+        everywhere = late if self.fans_out and gerror.kind == "none" else 0
+        per_tlbi, per_atc = self._calls(work.fan, everywhere)
+        if work.bad >= 0:
+            tlbi = min(work.bad, work.tlbi)
+            atc = work.bad - tlbi
+            forwards = gerror.reaction == FORWARDS and not work.fixed
+            return (
+                (tlbi, per_tlbi),
+                (atc, per_atc[0]),
+                (1, per_atc[0] if forwards else ()),
+                (work.tlbi - tlbi, per_tlbi),
+                (work.atc - atc, per_atc[0]),
+            )
+        runs: list[tuple[int, Calls]] = [(work.tlbi, per_tlbi)]
+        for each, number in zip(per_atc, work.at or (work.atc,), strict=False):
+            if late and number and not everywhere:
+                ((smmu, (first,)),) = each
+                runs.append((1, ((smmu, (first._replace(late=late),)),)))
+                number -= 1
+            runs.append((number, each))
+        return runs
+
+    def _calls(self, fan: tuple[int, ...], late: int) -> tuple[Calls, Sequence[Calls]]:
+        """The ioctls for a TLBI, and for an ATC_INV to a device behind each SMMU.
+
+        arm_smmu_cache_invalidate_user of the v1 patch: a TLBI falls through to arm_smmu_atc_inv_domain, which sends an
+        ATC_INV to every device of the domain; an ATC_INV is nothing else.
+
+        Args:
+            fan: devices with ATS of the domain behind each SMMU.
+            late: how late one of them answers.
+        """
+        if (fan, late) not in self.known:
+            smmus = range(len(self.kernel.hosts))
+            per_tlbi = [(smmu, [ONE_TLBI]) for smmu in smmus]
+            per_atc = [[(smmu, [host_list(0, 1)])] for smmu in smmus]
+            if self.fans_out and fan:
+                devices = [(smmu, host_list(0, number, late=late)) for smmu, number in enumerate(fan)]
+                per_tlbi = [(smmu, [ONE_TLBI, each] if each.atc else [ONE_TLBI]) for smmu, each in devices]
+                per_atc = [[(smmu, [each]) for smmu, each in devices if each.atc]] * len(smmus)
+            self.known[fan, late] = per_tlbi, per_atc
+        return self.known[fan, late]
 
     def _array(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
         kernel, gerror = self.kernel, self.kernel.gerror
@@ -99,12 +123,12 @@ class Handoff:
         works = [ticket.work for ticket in tickets] if struck is None else gerror.ahead(tickets, struck)
         for work in works:
             t = self._reads(t, work.entries, work.ste)
-        array = commands(works)
         try:
             if struck is not None and gerror.upstream:  # RFC v3 makes no ioctl when its loop ended at an error
-                kernel.counts.lost += size(array)
-            elif array:
-                t = yield from kernel.array(t, array)
+                kernel.counts.lost += size(commands(works))
+            else:
+                for smmu, array in kernel.spread(works):
+                    t = yield from kernel.array(t, array, smmu)
             if struck is not None:
                 kernel.halt = struck, gerror.at(struck.work)
         except TimedOut as late:
@@ -124,14 +148,15 @@ class Handoff:
             if struck is not None:
                 (work,) = gerror.ahead((ticket,), ticket)
             t = self._reads(t, work.entries, work.ste)
-            self.held += commands((work,))
-            if (work.sync or struck is not None) and self.held:
-                array, self.held = self.held, ()
+            self.held.append(work)
+            if work.sync or struck is not None:
+                held, self.held = self.held, []
                 try:
-                    t = yield from kernel.array(t, array)
+                    for smmu, array in kernel.spread(held):
+                        t = yield from kernel.array(t, array, smmu)
                 except TimedOut as late:
                     read = tickets[first : k + 1]
-                    earlier = size(array) - size(commands([each.work for each in read]))
+                    earlier = size(commands(held)) - size(commands([each.work for each in read]))
                     number = (late.last if gerror.upstream else late.first) - earlier
                     kernel.halt = place(read, number) if number >= 0 else (tickets[0], 0)
                     return late.t
@@ -151,13 +176,15 @@ class Handoff:
         kernel, gerror = self.kernel, self.kernel.gerror
         struck = gerror.struck(tickets)
         works = [ticket.work for ticket in tickets] if struck is None else gerror.ahead(tickets, struck)
-        array = commands(works)
-        t = kernel.spend(kernel.ioctl(t, 0), sum([work.entries for work in works]) * self.per_entry)
+        entries = sum([work.entries for work in works])
         try:
-            if struck is None or (array and not gerror.upstream):
-                t = yield from kernel.issue(t, kernel.lists(array), 0)
-            else:
-                kernel.counts.lost += size(array)
+            for smmu in range(len(kernel.hosts)):
+                array = commands_for(works, smmu)
+                t = kernel.spend(kernel.ioctl(t, 0), entries * self.per_entry)
+                if struck is None or (array and not gerror.upstream):
+                    t = yield from kernel.issue(t, kernel.lists(array), 0, smmu)
+                else:
+                    kernel.counts.lost += size(array)
         except TimedOut as late:
             t = late.t
             if not gerror.upstream:  # or CONS was at PROD by then
@@ -203,11 +230,14 @@ class MapUnmap:
 
     def _serve(self, request: Request, t: int) -> Generator[Any, Any, int]:
         kernel = self.kernel
+        if not request.forwarded:
+            return t
         if self.by_ioctl:
             t = kernel.ioctl(t, 0)
         if not request.batches:
             return kernel.spend(t, self.map + request.pages * self.pin)
         t = kernel.spend(t, self.unmap + request.pages * self.unpin)
         for batch in request.batches:
-            t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0)
+            smmu = kernel.number[batch.instance]
+            t = yield from kernel.issue(t, kernel.lists(commands((batch,))), 0, smmu)
         return t

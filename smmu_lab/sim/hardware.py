@@ -31,6 +31,7 @@ class Direct:
         self.write = costs.mmio_w
         self.rung: deque[Group] = deque()
         self.started = self.commands = self.syncs = 0
+        self.issued = [0, 0, 0]
 
     def ring(self, group: Group, t: int) -> int:
         """A posted write: the vCPU runs on when it has left."""
@@ -79,6 +80,7 @@ class Direct:
             done = max(done, self.feed.answered)
         struck.edges += (QUEUE, start), (EXECUTE, done)
         if work.entries:
+            self._ran(work)
             queue.consumed(done, work.entries)
             queue.log(struck.written, start, done, work.entries, 0, struck.end)
         if work.gone:
@@ -87,6 +89,12 @@ class Direct:
             gerror.stop(done, CError.ILL, gerror.notice)
         else:
             gerror.ask(done)
+
+    def _ran(self, work: Work) -> None:
+        tally = self.issued
+        tally[0] += work.tlbi
+        tally[1] += work.atc
+        tally[2] += work.sync
 
     def _finish(self, ticket: Ticket, start: int, done: int) -> None:
         if ticket is self.halted:
@@ -98,6 +106,7 @@ class Direct:
         if queue.clock.trail is not None:
             queue.clock.note("ran", queue.name, start, done, ticket)
         queue.consumed(done, work.entries)
+        self._ran(work)
         if not self.commands:
             self.started = start
         self.commands += work.entries

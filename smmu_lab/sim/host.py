@@ -41,6 +41,7 @@ class HostQueue:
     """The physical CMDQ with the host's driver in front of it: the same algorithm as in the guest.
 
     Args:
+        number: of its SMMU.
         errata: what its SMMU cannot take in one list.
         sole: one thread at a time can be in it, and nothing else reaches the engine. Then nobody gathers and the
             algorithm is arithmetic; no event is needed.
@@ -50,6 +51,7 @@ class HostQueue:
     def __init__(
         self,
         clock: Clock,
+        number: int,
         engine: Fifo,
         costs: Costs,
         log2size: int,
@@ -58,6 +60,7 @@ class HostQueue:
         gives_up: bool = False,
     ) -> None:
         self.clock = clock
+        self.number = number
         self.engine = engine
         self.feed = Feed(self._finish)
         self.size = 1 << log2size
@@ -126,7 +129,8 @@ class HostCpus:
 
     def __init__(self, clock: Clock, number: int) -> None:
         self.clock = clock
-        self.idle = number
+        self.number = self.idle = number
+        self.threads = 0
         self.waiting: deque[Any] = deque()
         self.looking: list[Thread] = []  # in the order in which they began
 

@@ -22,6 +22,9 @@ def host_list(tlbi: int, atc: int, tail: int = 0, leaf: bool = True, late: int =
 
 ONE_TLBI = host_list(1, 0)
 
+Calls = Sequence[tuple[int, Sequence[Work]]]
+"""The ioctls for one command: the SMMU of each, among those that the vSMMU spans, and the lists that are issued."""
+
 Commands = tuple[tuple[int, int, bool, int], ...]
 """Commands in their order: so many TLBIs, then so many ATC_INVs, then TLBIs again; whether the TLBIs are leaf, and how
 late the first ATC_INV is answered, ns."""
@@ -30,6 +33,18 @@ late the first ATC_INV is answered, ns."""
 def commands(works: Sequence[Work | Batch]) -> Commands:
     """What lists have for the host."""
     return tuple([(work.tlbi, work.atc, work.leaf, work.late) for work in works if work.tlbi or work.atc])
+
+
+def commands_for(works: Sequence[Work], smmu: int) -> Commands:
+    """What lists of a vSMMU that spans several SMMUs have for one of them: all TLBIs, and its own ATC_INVs.
+
+    >>> commands_for([Work(2, 0, 0, 0, 0, 2), Work(0, 3, 0, 0, 1, 4, at=(1, 2))], 1)
+    ((2, 0, True, 0), (0, 2, True, 0))
+    """
+    own = [(work.at[smmu] if work.at else 0 if smmu else work.atc) for work in works]
+    return tuple(
+        [(work.tlbi, atc, work.leaf, work.late) for work, atc in zip(works, own, strict=True) if work.tlbi or atc]
+    )
 
 
 def size(array: Commands) -> int:
@@ -96,9 +111,12 @@ def cut(array: Commands, group: int, errata: str = "none") -> tuple[Work, ...]:
 
 
 class Kernel:
-    """The host's kernel, working for one guest: one thread at a time is in it.
+    """The host's kernel, working for one queue of a guest: one thread at a time is in it.
 
     Attributes:
+        hosts: the host's queue of each SMMU that the queue's vSMMU spans.
+        issued: TLBIs, ATC_INVs and CMD_SYNCs issued on each.
+        alone: nobody else is in any of them.
         read: time the consumer spent on reading the queue since the last `begin`, ns.
         handoff: time spent in ioctls, copies and rewrites since the last `begin`, ns.
         execute: time the SMMU needed for this guest's commands alone since the last `begin`, ns.
@@ -108,14 +126,17 @@ class Kernel:
     """
 
     def __init__(
-        self, host: HostQueue, approach: Approach, costs: Costs, counts: Counts, party: int, gerror: Gerror
+        self, hosts: Sequence[HostQueue], approach: Approach, costs: Costs, counts: Counts, party: int, gerror: Gerror
     ) -> None:
-        self.host = host
+        self.hosts = hosts
+        self.number = {host.number: k for k, host in enumerate(hosts)}
+        self.issued = [[0, 0, 0] for _ in hosts]
+        self.alone = all(host.sole and host.clock.trail is None for host in hosts)
         self.counts = counts
         self.party = party
-        self.group = min(approach.host_group or host.size - 1, host.size - 1)
-        if host.errata == "force-sync":
-            self.group = min(self.group, CMDQ_BATCH_ENTRIES - 1)
+        self.errata = hosts[0].errata if hosts else "none"
+        most = [host.size - 1 for host in hosts] + [CMDQ_BATCH_ENTRIES - 1] * (self.errata == "force-sync")
+        self.group = min([*most, approach.host_group or 1 << 19])
         self.enter, self.copy, self.convert = costs.ioctl, costs.copy, costs.conv
         self.read = self.handoff = self.execute = 0
         self.reports = approach.handoff != "marshalled" and approach.nested and not approach.executes_directly
@@ -141,8 +162,10 @@ class Kernel:
         self.counts.ioctls += 1
         return self.spend(t, self.enter + entries * self.copy)
 
-    def issue(self, t: int, works: Sequence[Work], convert: int) -> Generator[Any, Any, int]:
+    def issue(self, t: int, works: Sequence[Work], convert: int, smmu: int = 0) -> Generator[Any, Any, int]:
         """Rewrite commands, at `convert` ns each, and issue their lists, each with a CMD_SYNC that is waited for.
+
+        `smmu`: number of the SMMU among those that the vSMMU spans.
 
         Source: arm_vsmmu_cache_invalidate, Linux 7.2 arm-smmu-v3-iommufd.c.
 
@@ -150,12 +173,16 @@ class Kernel:
             TimedOut: a CMD_SYNC took too long, and the caller is told of errors.
         """
         issued = 0
+        host, tally = self.hosts[smmu], self.issued[smmu]
         for work in works:
             number = work.entries - 1
             t = self.spend(t, number * convert)
-            self.execute += self.host.engine.alone(work)
+            self.execute += host.engine.alone(work)
+            tally[0] += work.tlbi
+            tally[1] += work.atc
+            tally[2] += 1
             try:
-                seen = self.host.call(t, work, self.party, self.counts)
+                seen = host.call(t, work, self.party, self.counts)
                 t = seen if isinstance(seen, int) else (yield from seen)
             except TimedOut as late:
                 if self.reports:
@@ -164,35 +191,51 @@ class Kernel:
             issued += number
         return t
 
-    def array(self, t: int, array: Commands) -> Generator[Any, Any, int]:
+    def array(self, t: int, array: Commands, smmu: int = 0) -> Generator[Any, Any, int]:
         """One ioctl for an array of commands."""
         t = self.ioctl(t, size(array))
-        return self.issue(t, self.lists(array), self.convert)
+        return self.issue(t, self.lists(array), self.convert, smmu)
+
+    def spread(self, works: Sequence[Work]) -> Sequence[tuple[int, Commands]]:
+        """Each SMMU that gets something of these lists, and what."""
+        if len(self.hosts) == 1:
+            array = commands(works)
+            return ((0, array),) if array else ()
+        return [(k, array) for k in range(len(self.hosts)) if (array := commands_for(works, k))]
 
     def lists(self, array: Commands) -> Sequence[Work]:
         """The host's lists for an array of commands."""
-        return cut(array, self.group, self.host.errata)
+        return cut(array, self.group, self.errata)
 
-    def one_by_one(self, t: int, number: int, decode: int, works: Sequence[Work]) -> Generator[Any, Any, int]:
-        """For each of `number` commands: the VMM decodes it, and one ioctl issues `works`.
+    def one_by_one(self, t: int, number: int, decode: int, calls: Calls) -> Generator[Any, Any, int]:
+        """For each of `number` commands: the VMM decodes it, and an ioctl for each SMMU issues the lists there.
 
         Each waits for the one before. So where nobody else can come between, all take the same time.
         """
         if not number:
             return t
         self.read += number * decode
-        if not self.host.sole or self.host.clock.trail is not None:
+        if not self.alone:
             for k in range(number):
-                t = self.ioctl(t + decode, 1)
-                try:
-                    t = yield from self.issue(t, works, self.convert)
-                except TimedOut as late:
-                    raise late.among(k, 1) from None
+                t += decode
+                for smmu, works in calls:
+                    t = self.ioctl(t, 1)
+                    try:
+                        t = yield from self.issue(t, works, self.convert, smmu)
+                    except TimedOut as late:
+                        raise late.among(k, 1) from None
             return t
-        converted = sum(work.entries - 1 for work in works)
-        self.counts.ioctls += number
-        self.counts.host_syncs += number * len(works)
-        self.counts.host_commands += number * (converted + len(works))
-        self.execute += number * sum(map(self.host.engine.alone, works))
-        self.spend(t, handoff := number * (self.enter + self.copy + converted * self.convert))
-        return t + number * (decode + sum(map(self.host.alone, works))) + handoff
+        t += number * decode
+        for smmu, works in calls:
+            host, tally = self.hosts[smmu], self.issued[smmu]
+            converted = sum([work.entries - 1 for work in works])
+            tally[0] += number * sum([work.tlbi for work in works])
+            tally[1] += number * sum([work.atc for work in works])
+            tally[2] += number * len(works)
+            self.counts.ioctls += number
+            self.counts.host_syncs += number * len(works)
+            self.counts.host_commands += number * (converted + len(works))
+            self.execute += number * sum(map(host.engine.alone, works))
+            t = self.spend(t, number * (self.enter + self.copy + converted * self.convert))
+            t += number * sum(map(host.alone, works))
+        return t

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from smmu_lab.record import BATCHES, OPS, STOPS, Run, Table
+from operator import add
+
+from smmu_lab.record import BATCHES, ISSUED, OPS, STOPS, Run, Table
 from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, Unmaps, approach
+from smmu_lab.scenario.wiring import wire
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.guest import Guest, Machine
-from smmu_lab.sim.host import HostCpus, HostQueue
+from smmu_lab.sim.host import HostQueue
 from smmu_lab.sim.smmu import Fifo, RoundRobin
 from smmu_lab.sim.vcpu import Vcpu
 
@@ -37,30 +40,33 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
     """`simulate` on a clock that somebody watches."""
     if problems := scenario.refuses(row):
         raise InvalidInput(problems)
-    costs, smmu, workload = scenario.costs, scenario.smmu, scenario.workload
-    engine = RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
-    one_consumer = row.consumer == "vmm" or (not row.executes_directly and row.queues != "cmdq+vcmdq")
+    costs, smmu, graph = scenario.costs, scenario.smmu, wire(scenario, row)
     faulty = bool(scenario.fault) or row.unsupported == "error"
-    sole = scenario.guests == 1 and one_consumer and not faulty
-    host = HostQueue(clock, engine, costs, smmu.host_queue_log2, smmu.errata, sole, faulty)
-    if isinstance(engine, RoundRobin):
-        engine.add(host.feed)
-    cpus = HostCpus(clock, scenario.host.worker_cpus)
-    machine = Machine(scenario, row, clock, engine, host, cpus, Table(OPS), Table(BATCHES), Table(STOPS), faulty)
+    engines = [
+        RoundRobin(clock, costs) if row.arbitration == "round-robin" else Fifo(costs)
+        for _ in range(scenario.topology.smmus)
+    ]
+    hosts = []
+    for number, engine in enumerate(engines):
+        sole = graph.nodes[f"smmu{number}.cmdq"]["alone"] and not faulty
+        hosts.append(HostQueue(clock, number, engine, costs, smmu.host_queue_log2, smmu.errata, sole, faulty))
+        if isinstance(engine, RoundRobin):
+            engine.add(hosts[-1].feed)
+    machine = Machine(graph, scenario, row, clock, engines, hosts, Table(OPS), Table(BATCHES), Table(STOPS), faulty)
     guests = [Guest(number, machine) for number in range(scenario.guests)]
     for guest in guests:
-        if isinstance(workload, Recorded) and workload.replay == "recorded":
-            clock.env.process(Vcpu(scenario, guest, 0).replay(workload.publications()))
+        load = scenario.load(guest.number)
+        if isinstance(load, Recorded) and load.replay == "recorded":
+            clock.env.process(Vcpu(scenario, guest, 0).replay(load.publications()))
             continue
         for v in range(scenario.vcpus):
             vcpu = Vcpu(scenario, guest, v)
-            operations = scenario.operations(guest.number, v)
             if row.front == "virtio-iommu":
-                process = vcpu.requests(operations)
-            elif isinstance(workload, Unmaps) and workload.lazy:
-                process = vcpu.lazy(operations, workload.ats_devices)
+                process = vcpu.requests()
+            elif isinstance(load, Unmaps) and load.lazy:
+                process = vcpu.lazy(load)
             else:
-                process = vcpu.strict(operations)
+                process = vcpu.strict()
             clock.env.process(process)
     clock.env.run()
     run = Run(
@@ -69,6 +75,7 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
         ops=machine.ops,
         batches=machine.batches,
         stops=machine.stops,
+        issued=_issued(guests),
         guests=tuple(guest.counts for guest in guests),
         queues=tuple(
             (guest.number, number, queue.register(queue.prod), queue.register(queue.cons))
@@ -82,7 +89,19 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
         guest.counts.doorbells = sum(queue.doorbells for queue in guest.queues)
         guest.counts.commands = sum(queue.prod - queue.origin for queue in guest.queues)
     if row.doorbell == "polled":
-        burnt = min(scenario.host.worker_cpus, len(machine.threads)) * run.duration // len(guests)
+        burnt = sum(min(cpus.number, cpus.threads) for cpus in machine.cpus.values()) * run.duration // len(guests)
         for guest in guests:
             guest.counts.cpu_worker = burnt
     return run
+
+
+def _issued(guests: list[Guest]) -> Table:
+    issued = Table(ISSUED)
+    for guest in guests:
+        tallies: dict[tuple[int, int], list[int]] = {}
+        for queue, smmu, tally in guest.issued:  # an overlay has two ways to its SMMU
+            tallies[queue, smmu] = list(map(add, tallies.get((queue, smmu), (0, 0, 0)), tally))
+        for (queue, smmu), tally in tallies.items():
+            if any(tally):
+                issued.append((guest.number, queue, smmu, *tally))
+    return issued

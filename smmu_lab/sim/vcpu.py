@@ -7,7 +7,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from smmu_lab.record import KINDS, STAGES
-from smmu_lab.scenario import Batch, Operation, Publication, Scenario, Unmaps, flush_batches, unmap_batches
+from smmu_lab.scenario import Batch, Operation, Publication, Scenario, Unmaps
 from smmu_lab.sim.clock import ALLOCATE, exponential, stream
 from smmu_lab.sim.driver import SYNC_TIMEOUT, Work, lists
 from smmu_lab.sim.guest import Completion, Guest
@@ -27,12 +27,15 @@ _KIND = {kind: number for number, kind in enumerate(KINDS)}
 class Vcpu:
     """One vCPU of a guest."""
 
+    ring: RequestQueue
+
     def __init__(self, scenario: Scenario, guest: Guest, number: int) -> None:
         self.guest = guest
         self.number = number
         self.party = (guest.number << 16) + number
-        workload = scenario.workload
+        self.load = workload = scenario.load(guest.number)
         self.ops, row = guest.machine.ops, guest.machine.row
+        guest.machine.measured += not scenario.is_neighbour(guest.number)
         self.planned: _Plan | None = None
         self.open_loop = bool(workload.rate)
         self.gives_up = guest.machine.faulty
@@ -50,24 +53,37 @@ class Vcpu:
             scenario.costs.fq_add,
         )
 
-    def strict(self, operations: Iterable[Operation]) -> Generator[Any, Any, None]:
+    def operations(self) -> Iterator[Operation]:
+        """What it does; a neighbour goes on until all measured vCPUs are through."""
+        machine, guest = self.guest.machine, self.guest.number
+        scenario, metal = machine.scenario, machine.row.on_metal
+        while scenario.is_neighbour(guest):
+            for operation in scenario.operations(guest, self.number, metal):
+                if not machine.measured:
+                    return
+                yield operation
+        yield from scenario.operations(guest, self.number, metal)
+        machine.measured -= 1
+
+    def strict(self) -> Generator[Any, Any, None]:
         """Every operation waits for its own invalidation."""
         t = due = 0
-        for operation in operations:
+        for operation in self.operations():
             due = (due if self.open_loop else t) + next(self.gaps)
             t = yield from self._operate(operation, due if due > t else t)
 
-    def lazy(self, operations: Iterable[Operation], ats_devices: int) -> Generator[Any, Any, None]:
+    def lazy(self, load: Unmaps) -> Generator[Any, Any, None]:
         """Unmaps go to this CPU's flush queue; a full queue or the timer flushes all of them at once.
 
         Source: queue_iova and fq_flush_timeout, Linux 7.2 dma-iommu.c. There one timer serves all CPUs of a domain;
         here each CPU has its own.
         """
-        flush = Operation("flush", 0, flush_batches(ats_devices))
+        machine = self.guest.machine
+        flush = load.flush(machine.scenario.reaches(self.guest.number, self.number, machine.row.on_metal))
         queued: list[tuple[int, int]] = []  # (pages, when its unmap returned)
         t = due = 0
         timer: int | None = None
-        for operation in operations:
+        for operation in self.operations():
             due = (due if self.open_loop else t) + next(self.gaps)
             if timer is not None and timer <= max(t, due):
                 t = yield from self._operate(flush, max(t, timer))
@@ -93,11 +109,15 @@ class Vcpu:
         self.guest.counts.exposure += sum([pages * ((self.covered or 0) - returned) for pages, returned in queued])
         queued.clear()
 
-    def requests(self, operations: Iterable[Operation]) -> Generator[Any, Any, None]:
+    def requests(self) -> Generator[Any, Any, None]:
         """Every unmap, and the maps before it, is a request of virtio-iommu; nothing else is."""
         t = due = 0
         planned: Operation | None = None
-        for operation in operations:
+        (reach,) = self.guest.machine.scenario.reaches(self.guest.number, self.number)
+        ring, _ = self.guest.paths[reach.instance][0]
+        assert isinstance(ring, RequestQueue)
+        self.ring = ring
+        for operation in self.operations():
             if operation.kind != "unmap":
                 continue
             if operation is not planned:
@@ -110,23 +130,21 @@ class Vcpu:
     def _requests(self, unmap: Operation) -> list[tuple[tuple[int, ...], Request]]:
         """The maps before an unmap, and itself: the columns of each, and the request."""
         scenario = self.guest.machine.scenario
-        load, pages = scenario.workload, unmap.pages
-        granule = load.granule if isinstance(load, Unmaps) else 4096
-        batches = unmap_batches(pages, granule, scenario.smmu.ril, load.ats_devices)
+        load, pages = self.load, unmap.pages
+        batches = scenario.batches(self.guest.number, self.number, pages)
+        forwarded = bool(batches)
         mapped = unmap._replace(kind="map")
-        made = (self._columns(self.number, mapped, 0, 0), Request(pages))
-        if any(batch.late for batch in unmap.batches):
-            queue = self.guest.paths[0][0]
+        made = (self._columns(self.number, mapped, 0, 0), Request(pages, forwarded=forwarded))
+        if scenario.fault and any(batch.late for batch in unmap.batches):
+            queue, _ = self.guest.route(unmap.batches[0], self.number)
             batches = tuple(map(queue.gerror.told_late, scenario.fault.strike(batches, scenario.costs)))
-        gone = (self._columns(self.number, unmap, 0, 0), Request(pages, batches))
+        gone = (self._columns(self.number, unmap, 0, 0), Request(pages, batches, forwarded=forwarded))
         bad = (self._columns(self.number, mapped._replace(pages=0), 0, 0), Request(0, bad=True))
         struck = any(batch.bad >= 0 for batch in unmap.batches)
         return [bad] * struck + [made] * load.maps + [gone]
 
     def _request(self, columns: tuple[int, ...], request: Request, start: int) -> Generator[Any, Any, int]:
-        queue = self.guest.paths[0][0]
-        assert isinstance(queue, RequestQueue)
-        ticket = yield from queue.request(start, request, self.party)
+        ticket = yield from self.ring.request(start, request, self.party)
         t = ticket.resumed
         stage = _NOTHING.copy()
         self._spend(ticket, stage, start, t)
@@ -143,7 +161,8 @@ class Vcpu:
             t += next(self.gaps)
             works = [Work(*batch[:4], int(sync), sum(batch[:4]) + sync) for batch, sync in batches]
             entries = sum(work.entries for work in works)
-            queue, completion = guest.route(all(batch.vcmdq for batch, _ in batches), publication.vcpu)
+            refused = next((batch for batch, _ in batches if not batch.vcmdq), batches[0][0])
+            queue, completion = guest.route(refused, publication.vcpu)
             queue.begin(publication.cons)
             start, stage = t, _NOTHING.copy()
             ticket = yield from queue.republish(t + self.build, works, entries * self.write, self.party)
@@ -189,7 +208,7 @@ class Vcpu:
         batches = operation.batches
         calls = []
         for batch in batches:
-            queue, completion = self.guest.route(batch.vcmdq, self.number)
+            queue, completion = self.guest.route(batch, self.number)
             works = lists(queue.gerror.told_late(batch), self.force_sync)
             calls += [(queue, completion, work, work.entries * self.write) for work in works]
         tlbi, atc = sum([batch.tlbi for batch in batches]), sum([batch.atc for batch in batches])

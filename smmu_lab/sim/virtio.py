@@ -18,13 +18,17 @@ from smmu_lab.sim.thread import Doorbell
 
 
 class Request(NamedTuple):
-    """MAP of so many pages, or UNMAP, after which the host sends these batches; a bad one is neither."""
+    """MAP of so many pages, or UNMAP, after which the host sends these batches; a bad one is neither.
+
+    One that is not `forwarded` is for emulated devices only: the VMM keeps it to itself.
+    """
 
     pages: int
     batches: tuple[Batch, ...] = ()
     entries: int = 1
     sync: int = 1
     bad: bool = False
+    forwarded: bool = True
 
 
 class RequestQueue(CommandQueue):

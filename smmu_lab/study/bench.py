@@ -147,7 +147,7 @@ def unmaps(batch: int, commands: int, vcpus: int) -> Scenario:
 
 
 def _lists(scenario: Scenario) -> list[Any]:
-    (unmap, *_) = scenario.workload.operations(0, scenario.smmu.ril)
+    (unmap, *_) = scenario.operations(0, 0)
     return [work for batch in unmap.batches for work in lists(batch)]
 
 

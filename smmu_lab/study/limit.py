@@ -57,10 +57,10 @@ def load(scenario: Scenario) -> Load:
         Unavailable: it is more than strict unmaps of one list each in a closed loop.
     """
     unmaps, smmu, costs = scenario.workload, scenario.smmu, scenario.costs
-    plain = smmu.errata == "none" and scenario.guests == 1
+    plain = smmu.errata == "none" and scenario.guests == 1 and not scenario.topology
     if not (plain and isinstance(unmaps, Unmaps)) or unmaps.lazy or unmaps.rate or unmaps.cd_every:
         raise Unavailable("the limit knows the strict unmaps of one host's CPUs in a closed loop, nothing else")
-    (operation, *_) = unmaps.operations(0, smmu.ril)
+    (operation, *_) = scenario.operations(0, 0)
     works = [work for batch in operation.batches for work in lists(batch)]
     if len(works) > 1 or works[0].atc:
         raise Unavailable("the limit knows unmaps of at most 64 TLBIs, which are one list each")

@@ -32,7 +32,7 @@ TRAPPED = ("per-command", "qemu-today", "batched", "batched-at-sync", "native-qu
 def unmaps(n, d, profile="grace"):
     """Strict unmaps that become n TLBIs and d ATC_INVs: without range invalidation, a page each."""
     load = Unmaps(pages=n, ats_devices=d, ops=OPS, spread="constant")
-    return Scenario(workload=load, smmu=Smmu(ril=False), costs=profile)
+    return Scenario(workload=load, smmu=Smmu(ril=False, sids=64), costs=profile)
 
 
 def per_unmap(scenario, name):
@@ -424,7 +424,7 @@ def mixed(*operations):
     """A guest whose vCPUs each do one of these once, the first vCPU first."""
 
     class Mixed(Unmaps):
-        def operations(self, vcpu, ril):
+        def operations(self, vcpu, ril, reaches):
             return [operations[vcpu]]
 
     load = Mixed(think=0, ops=1)

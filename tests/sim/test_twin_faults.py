@@ -43,7 +43,7 @@ def struck(row, seed, kind, **fixed):
         load["workload.cd_every"] = 0
     scenario = twin.possible(twin.random_scenario(seed, **(size | load | fixed)), row)
     vcpu = rng.randrange(scenario.vcpus)
-    operations = enumerate(scenario.workload.operations(vcpu, scenario.smmu.ril))
+    operations = enumerate(scenario.operations(0, vcpu))
     return scenario.but(
         {
             "fault.kind": kind,

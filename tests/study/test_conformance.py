@@ -390,7 +390,7 @@ def engines_wait_for_each_others_answers(patch):
         return max(end, self.answered) + self.latency if sync else end
 
     patch.setattr(smmu.Fifo, "retire", retire)
-    patch.setattr(guest.Machine, "hardware_queue", lambda self: self.engine)
+    patch.setattr(guest.Machine, "hardware_queue", lambda self, smmu: self.engines[smmu])
 
 
 def drains_take_time_that_no_cost_names(patch):

@@ -20,6 +20,7 @@ _HOME = {
     "InvalidInput": "scenario",
     "Scenario": "scenario",
     "Smmu": "scenario",
+    "Topology": "scenario",
     "approach": "scenario",
     "approaches": "scenario",
     "check_approach": "study",

@@ -2,7 +2,18 @@
 
 import smmu_lab as lab
 
-DOCUMENTED = {"Costs", "Fault", "Host", "InvalidInput", "Scenario", "Smmu", "approach", "approaches", "costs"} | {
+DOCUMENTED = {
+    "Costs",
+    "Fault",
+    "Host",
+    "InvalidInput",
+    "Scenario",
+    "Smmu",
+    "Topology",
+    "approach",
+    "approaches",
+    "costs",
+} | {
     "check_approach",
     "compare",
     "exercise",

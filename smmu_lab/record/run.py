@@ -15,8 +15,7 @@ import attrs
 from smmu_lab.record.columns import ISSUED, KINDS, STAGES, STOPS, Counts, Table
 from smmu_lab.record.sample import Sample
 from smmu_lab.record.statistics import Distribution, Warmup, mser5
-from smmu_lab.scenario import Approach, Scenario, Unmaps
-from smmu_lab.scenario.wiring import wire
+from smmu_lab.scenario import Approach, Scenario, Unmaps, wire
 
 if TYPE_CHECKING:
     import pandas

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import tomli_w
 
@@ -16,7 +15,6 @@ from smmu_lab.scenario.approach import Approach
 from smmu_lab.scenario.costs import COSTS, Costs, read_toml
 from smmu_lab.scenario.fault import Fault
 from smmu_lab.scenario.fields import (
-    FLAG,
     NATURAL,
     InvalidInput,
     Kind,
@@ -24,61 +22,17 @@ from smmu_lab.scenario.fields import (
     invalid,
     named,
     nested,
-    one_of,
     setting,
     settings,
     whole,
 )
-from smmu_lab.scenario.topology import TOPOLOGY, Device, Layout, Reach, Topology, Vsmmu, breaks
+from smmu_lab.scenario.machine import Host, Smmu
+from smmu_lab.scenario.neighbour import Neighbour
+from smmu_lab.scenario.placement import misplaced, unwired
+from smmu_lab.scenario.topology import TOPOLOGY, Device, Layout, Reach, Topology, Vsmmu
 from smmu_lab.scenario.workload import Batch, Operation, Recorded, Unmaps, on_each, unmap_batches
 
 WORKLOADS: dict[str, type[Unmaps | Recorded]] = {"unmaps": Unmaps, "recorded": Recorded}
-
-
-@settings
-class Smmu(Settings):
-    """The SMMUs, the guest's virtual one and the physical one.
-
-    Attributes:
-        ril: range invalidation (IDR3.RIL): an unmap is one TLBI or a few, instead of one per page.
-        queue_log2: log2 of the entries in each guest queue. QEMU offers 2^19, a guest with 4K pages allocates 2^16.
-        errata: what the physical SMMU cannot take: ``tlbi-apart`` (TLBIs and device commands in one batch),
-            ``leaf-apart`` (also leaf and other TLBIs in one batch), ``force-sync`` (a batch without CMD_SYNC: MMU-700
-            erratum 2812531, ARM_SMMU_OPT_CMDQ_FORCE_SYNC; Linux 7.2 then offers no nesting). The host cuts its lists
-            there.
-        vintfs: VINTFs of each physical SMMU with VCMDQs; one of them is the host's.
-        vcmdqs: VCMDQs of each, which its VINTFs share.
-        sids: StreamIDs that a VINTF can replace (SID_MATCH registers; QEMU: 16).
-        host_queue_log2: log2 of the entries in the host's queue. At least 2^7: Linux refuses a queue that cannot hold
-            a batch of 64 and a CMD_SYNC (AS-C:5088-5100).
-    """
-
-    where: ClassVar[str] = "smmu"
-    ril: bool = setting(FLAG, default=True)
-    queue_log2: int = setting(whole(7, 19), default=16)
-    host_queue_log2: int = setting(whole(7, 19), default=16)
-    errata: str = setting(one_of("none", "tlbi-apart", "leaf-apart", "force-sync"), default="none")
-    vintfs: int = setting(whole(2, 64), default=64)
-    vcmdqs: int = setting(whole(2, 128), default=128)
-    sids: int = setting(whole(1, 1 << 15), default=16)
-
-
-@settings
-class Host(Settings):
-    """The machine below the guests; every vCPU has a CPU of its own besides.
-
-    Attributes:
-        worker_cpus: host CPUs that kernel workers may run on; a worker waits for one.
-        placement: a worker takes ``any`` of these CPUs that is free; or they are ``pinned``, worker n to CPU n modulo
-            their number.
-        reporting: what the kernel reports when an ioctl fails at an entry: ``upstream`` (what Linux 7.2, or the patch,
-            writes back: entries count as handled that were not issued), or ``strict`` (only what is complete).
-    """
-
-    where: ClassVar[str] = "host"
-    worker_cpus: int = setting(whole(1, 1024), default=4)
-    placement: str = setting(one_of("any", "pinned"), default="any")
-    reporting: str = setting(one_of("upstream", "strict"), default="upstream")
 
 
 def _read_workload(value: Any) -> Unmaps | Recorded:
@@ -91,31 +45,6 @@ def _read_workload(value: Any) -> Unmaps | Recorded:
     if type(kind) is not str or kind not in WORKLOADS:
         raise InvalidInput([invalid("workload.kind", kind, "one of " + ", ".join(WORKLOADS))])
     return WORKLOADS[kind](**named(fields, "workload"))
-
-
-def _read_neighbour(value: Any) -> Unmaps:
-    if isinstance(value, Unmaps):
-        return value
-    if not isinstance(value, Mapping):
-        raise ValueError
-    try:
-        return Unmaps(**named(value, "neighbour.workload"))
-    except InvalidInput as error:
-        raise InvalidInput(line.replace("workload.", "neighbour.workload.", 1) for line in error.problems) from None
-
-
-@settings
-class Neighbour(Settings):
-    """Guests beside those that are measured.
-
-    Attributes:
-        guests: how many: the last ones of the scenario's. They go on until the others are through.
-        workload: what every vCPU of theirs does.
-    """
-
-    where: ClassVar[str] = "neighbour"
-    guests: int = setting(whole(0, 1023), default=0)
-    workload: Unmaps = setting(Kind("a lab.unmaps(...) or a table of its fields", _read_neighbour), default=Unmaps())
 
 
 WORKLOAD = Kind("lab.unmaps(...), a trace's workload(), or a table with kind and fields", _read_workload)
@@ -198,7 +127,7 @@ class Scenario(Settings):
         load = self.workload
         if self.fault:
             yield from self._misses()
-        yield from self._misplaced()
+        yield from misplaced(self)
         if not isinstance(load, Recorded):
             return
         if self.vcpus != load.vcpus:
@@ -208,37 +137,6 @@ class Scenario(Settings):
         if load.replay == "recorded" and self.smmu.queue_log2 != (log2size := load.load().log2size):
             valid = f"{log2size}, to repeat the doorbells of the {load}"
             yield invalid("smmu.queue_log2", self.smmu.queue_log2, valid)
-
-    def _misplaced(self) -> Iterator[str]:
-        """What the workloads and the topology say against each other."""
-        layouts, loads = self.topology.layouts, {"workload": self.workload}
-        if self.neighbour.guests:
-            loads["neighbour.workload"] = self.neighbour.workload
-        if self.neighbour.guests >= self.guests:
-            yield invalid("neighbour.guests", self.neighbour.guests, f"fewer than guests ({self.guests})")
-        if isinstance(self.workload, Recorded) and any(len(layout.vsmmus) > 1 for layout in layouts):
-            yield f"workload.kind: 'recorded' cannot be in topology {self.topology.name!r}: the guest had one vSMMU"
-        for where, load in loads.items():
-            if not isinstance(load, Unmaps):
-                continue
-            if load.ats_devices and layouts:
-                yield invalid(
-                    f"{where}.ats_devices", load.ats_devices, "0: the devices of the topology say which have ATS"
-                )
-            if load.cd_every and any(len(vsmmu.smmus) > 1 for layout in layouts for vsmmu in layout.vsmmus):
-                yield (
-                    f"{where}.cd_every: {load.cd_every} cannot be where a vSMMU spans several SMMUs: its CFGI_CD has "
-                    "one StreamID, and is for one of them"
-                )
-            behind = [
-                sum(reach.ats)
-                for guest in range(min(self.guests, max(1, len(layouts))))
-                for layout in [self.layout(guest)]
-                for domain in layout.driven
-                for reach in layout.reaches(domain)
-            ]
-            if load.stall and not 0 < (ats := max(behind, default=0)) < 64:
-                yield f"{where}.stall: {load.stall} cannot be with {ats} devices with ATS: it needs 1 to 63"
 
     def _misses(self) -> Iterator[str]:
         """Why the fault strikes nothing."""
@@ -321,7 +219,7 @@ class Scenario(Settings):
                 problems.append(f"workload.trace: the {load} cannot be under {row.name}: it does not show its unmaps")
             if isinstance(load, Recorded) and load.replay == "recorded":
                 problems.append(f"workload.replay: 'recorded' cannot be under {row.name}: it has no command queue")
-        problems += self._cannot_wire(row)
+        problems += unwired(self, row)
         if self.fault.kind == "unknown-sid" and not row.nested:
             problems.append(f"fault.kind: 'unknown-sid' cannot be under {row.name}: it has no virtual StreamIDs")
         overlay = row.executes_directly and row.unsupported == "stop-and-fix"
@@ -330,51 +228,6 @@ class Scenario(Settings):
                 f"fault.kind: {self.fault.kind!r} cannot be under {row.name} beside commands that it refuses"
             )
         return tuple(problems)
-
-    def _cannot_wire(self, row: Approach) -> Iterator[str]:
-        """The edges of the topology that a rule forbids under an approach."""
-        layouts = [self.layout(guest) for guest in range(min(self.guests, max(1, len(self.topology.layouts))))]
-        where = f"topology under {row.name}"
-        for number, layout in enumerate(layouts):
-            if row.front == "virtio-iommu":
-                for domain in layout.spans():
-                    spanned = " and ".join(
-                        name
-                        for k, (name, _, _) in enumerate(layout.named())
-                        if any(k == reach.instance for reach in layout.reaches(domain))
-                    )
-                    yield breaks(where, (f"guest{number}.{domain}", spanned), "one-viommu-per-domain")
-            for name, vsmmu, devices in layout.named():
-                edge = f"guest{number}.{name}"
-                device = devices[next(iter(vsmmu.emulates), 0)] if devices else ""
-                if vsmmu.emulates and row.on_metal:
-                    yield breaks(where, (edge, device), "no-guest")
-                elif not (vsmmu.accel or row.decodes_all or row.on_metal) and vsmmu.smmus:
-                    yield breaks(where, (edge, device), "vmm-reads-all")
-                if row.has_vcmdqs and vsmmu.accel and len(vsmmu.smmus) > 1:
-                    yield breaks(where, (edge, ", ".join(f"smmu{k}" for k in vsmmu.smmus)), "one-smmu-per-vcmdq")
-        if row.has_vcmdqs:
-            yield from self._too_many(row, where)
-
-    def _too_many(self, row: Approach, where: str) -> Iterator[str]:
-        """More VINTFs, VCMDQs or StreamIDs than an SMMU has."""
-        taken: Counter[int] = Counter()
-        smmu, queues = self.smmu, max(1, row.vcmdqs)
-        told: set[str] = set()
-        for guest in range(self.guests):
-            for name, vsmmu, _ in self.layout(guest).named():
-                for k in vsmmu.smmus if vsmmu.accel else ():
-                    taken[k] += 1
-                    behind = sum(each.kind == "passthrough" and each.smmu == k for each in vsmmu.devices)
-                    for rule, needed, there in (
-                        ("vintfs", taken[k] + 1, smmu.vintfs),
-                        ("vcmdqs", (taken[k] + 1) * queues, smmu.vcmdqs),
-                        ("sids", behind, smmu.sids),
-                    ):
-                        if needed > there and rule not in told:
-                            told.add(rule)
-                            line = breaks(where, (f"guest{guest}.{name}", f"smmu{k}"), rule)
-                            yield f"{line} ({needed} needed, {there} there)"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal scenario."""

@@ -55,6 +55,8 @@ RULES = {
     "no-guest": "on bare metal nobody emulates a device; valid: passthrough devices",
     "one-viommu-per-domain": "Linux attaches a domain of virtio-iommu to one virtio-iommu device "
     "(viommu_attach_dev); valid: devices behind one of them",
+    "one-smmu-per-error": "nobody has said what CONS and the error are where several SMMUs run a command and one of "
+    "them fails; valid: unsupported other than 'error', or a vSMMU for each",
     "vintfs": "every vSMMU with VCMDQs takes a VINTF of its SMMU, and the host keeps one; valid: fewer guests, or more "
     "smmu.vintfs",
     "vcmdqs": "the VINTFs of an SMMU share its VCMDQs, and the host keeps its part; valid: fewer, or more smmu.vcmdqs",

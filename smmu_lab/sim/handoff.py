@@ -32,7 +32,7 @@ class Handoff:
         self.per_entry = costs.conv + 2 * costs.copy
         self.held: list[Work] = []  # array-at-sync: commands read whose CMD_SYNC has not come yet
         self.fans_out = approach.handoff == "marshalled"
-        self.known: dict[tuple[tuple[int, ...], int], tuple[Calls, Sequence[Calls]]] = {}
+        self.known: dict[Work, Sequence[tuple[int, Calls]]] = {}
         self.consume: Callable[[Sequence[Ticket], int, Written], Generator[Any, Any, int]] = {
             "marshalled": self._per_command,
             "per-command": self._per_command,
@@ -52,7 +52,9 @@ class Handoff:
         for ticket in tickets:
             work, done = ticket.work, 0
             try:
-                for number, calls in self._runs(work):
+                if work not in self.known:
+                    self.known[work] = self._runs(work)
+                for number, calls in self.known[work]:
                     if calls:
                         t = yield from kernel.one_by_one(t, number, self.decode, calls)
                         done += number
@@ -106,16 +108,12 @@ class Handoff:
             fan: devices with ATS of the domain behind each SMMU.
             late: how late one of them answers.
         """
-        if (fan, late) not in self.known:
-            smmus = range(len(self.kernel.hosts))
-            per_tlbi = [(smmu, [ONE_TLBI]) for smmu in smmus]
-            per_atc = [[(smmu, [host_list(0, 1)])] for smmu in smmus]
-            if self.fans_out and fan:
-                devices = [(smmu, host_list(0, number, late=late)) for smmu, number in enumerate(fan)]
-                per_tlbi = [(smmu, [ONE_TLBI, each] if each.atc else [ONE_TLBI]) for smmu, each in devices]
-                per_atc = [[(smmu, [each]) for smmu, each in devices if each.atc]] * len(smmus)
-            self.known[fan, late] = per_tlbi, per_atc
-        return self.known[fan, late]
+        smmus = range(len(self.kernel.hosts))
+        if not (self.fans_out and fan):
+            return [(smmu, [ONE_TLBI]) for smmu in smmus], [[(smmu, [host_list(0, 1)])] for smmu in smmus]
+        devices = [(smmu, host_list(0, number, late=late)) for smmu, number in enumerate(fan)]
+        per_tlbi = [(smmu, [ONE_TLBI, each] if each.atc else [ONE_TLBI]) for smmu, each in devices]
+        return per_tlbi, [[(smmu, [each]) for smmu, each in devices if each.atc]] * len(smmus)
 
     def _array(self, tickets: Sequence[Ticket], t: int, written: Written) -> Generator[Any, Any, int]:
         kernel, gerror = self.kernel, self.kernel.gerror

@@ -5,8 +5,7 @@ from __future__ import annotations
 from operator import add
 
 from smmu_lab.record import BATCHES, ISSUED, OPS, STOPS, Run, Table
-from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, Unmaps, approach
-from smmu_lab.scenario.wiring import wire
+from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, Unmaps, approach, wire
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.guest import Guest, Machine
 from smmu_lab.sim.host import HostQueue

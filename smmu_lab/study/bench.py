@@ -36,6 +36,7 @@ from smmu_lab.sim import simulate
 from smmu_lab.sim.driver import lists
 from smmu_lab.sim.textbook import Outcome, textbook
 from smmu_lab.study.limit import FORMS, Limit, Unavailable, load, operations
+from smmu_lab.study.machines import ROWS, machines, machines_sheet
 from smmu_lab.units import show_number
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def bench(
         vcpus: that share them.
         repetitions: rounds that count; the engine and C run one more before, to warm up.
         by_the_book: run the textbook as well.
-        scaling: measure also against the number of commands and of vCPUs.
+        scaling: measure also against the number of commands, of vCPUs and of SMMUs.
         progress: called with what comes next.
 
     Raises:
@@ -128,6 +129,9 @@ def bench(
         "scaling": _scaling([known[n] for n in SCALED if n in chosen], commands, vcpus, repetitions, progress)
         if scaling
         else None,
+        "machines": machines([n for n in ROWS if n in chosen], repetitions=min(repetitions, 2), progress=progress)
+        if scaling
+        else [],
         "decoding": _decoding(commands, repetitions, progress),
         "import_s": _imports(repetitions, progress),
         "disagreements": [line for race in races for line in race.disagreements(progress)],
@@ -416,6 +420,8 @@ class Report:
         for name, sweep in (self.data["scaling"] or {}).items():
             if sweep:
                 yield self._sweep(name, sweep)
+        if self.data["machines"]:
+            yield machines_sheet(self.data["machines"])
         yield self._decoding()
         spent = self.data["import_s"]
         cells = [(name, _cell({key: 1000 * value for key, value in each.items()})) for name, each in spent.items()]

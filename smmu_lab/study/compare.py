@@ -371,11 +371,14 @@ class Comparison:
     def title(self) -> str:
         """What was run."""
         s = self.scenario
-        guests = f"{s.guests} guests x " if s.guests > 1 else ""
+        measured, others = s.guests - s.neighbour.guests, s.neighbour.guests
+        guests = f"{measured} guest{'s'[: measured > 1]} x " if s.guests > 1 else ""
         vcpus = f"{s.vcpus} vCPU{'s'[: s.vcpus > 1]}"
         ril = "" if s.smmu.ril or isinstance(s.workload, Recorded) else ", no range invalidation"
         workload = str(s.workload)
-        return f"{workload[0].upper()}{workload[1:]}, {guests}{vcpus}, {s.costs.title}{ril}"
+        place = f", topology {s.topology.name}" if s.topology else ""
+        beside = f", beside {others} with {s.neighbour.workload}" if others else ""
+        return f"{workload[0].upper()}{workload[1:]}, {guests}{vcpus}{beside}{place}, {s.costs.title}{ril}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text

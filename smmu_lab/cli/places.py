@@ -1,0 +1,3 @@
+"""Where the devices are, and what that costs."""
+
+from __future__ import annotations

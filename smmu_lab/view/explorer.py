@@ -14,7 +14,7 @@ from IPython.display import display
 
 from smmu_lab.charts import STYLE, breakdown, breakdown_sheet, still, summary, tag
 from smmu_lab.record import Sample
-from smmu_lab.scenario import Approach, InvalidInput, Scenario, Unmaps, approach, costs, unmap_batches
+from smmu_lab.scenario import Approach, InvalidInput, Scenario, Unmaps, approach, costs
 from smmu_lab.scenario.costs import PROFILES
 from smmu_lab.sheet import Sheet
 from smmu_lab.study import Comparison, compare
@@ -39,8 +39,7 @@ def affordable(scenario: Scenario, approaches: int) -> Scenario:
     """The scenario with as many unmaps as the budget allows, and never more than it asks for."""
     load = scenario.workload
     assert isinstance(load, Unmaps)
-    batches = unmap_batches(load.pages, load.granule, scenario.smmu.ril, load.ats_devices)
-    commands = sum(sum(batch[:4]) + 1 for batch in batches)
+    commands = sum(sum(batch[:4]) + 1 for batch in load.batches(scenario.smmu.ril, scenario.reaches(0, 0)))
     vcpus = scenario.guests * scenario.vcpus
     unmaps = BUDGET // (PER_UNMAP * approaches + PER_COMMAND * commands) // vcpus
     return scenario.but({"workload.ops": min(load.ops, FLUSH if load.lazy else max(FEWEST, unmaps))})

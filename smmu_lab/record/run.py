@@ -30,8 +30,8 @@ class Run:
     """One scenario under one approach: what happened, in whole nanoseconds.
 
     Latency, breakdown and time with interrupts off are of the measured operations after the `warmup`. Counts and
-    throughput are of the whole run, and per operation they are divided by all measured operations. Operations of
-    neighbours are not measured; what they cause is counted.
+    throughput are of the whole run, and per operation they are divided by all measured operations. Neighbours are not
+    measured, and what they cause is in `guests`, not in `counts`.
 
     Attributes:
         ops: one row per operation (`OPS`), in the order in which they ended; its stages sum to its latency.
@@ -57,9 +57,9 @@ class Run:
 
     @cached_property
     def counts(self) -> Counts:
-        """What all guests caused together."""
+        """What all measured guests caused together."""
         total = Counts()
-        for counts in self.guests:
+        for counts in self.guests[: self._first_neighbour]:
             total = total + counts
         return total
 

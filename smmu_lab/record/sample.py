@@ -66,7 +66,7 @@ class Sample:
 
     @cached_property
     def counts(self) -> Counts:
-        """What all guests of all replications caused together."""
+        """What the measured guests of all replications caused together."""
         total = Counts()
         for run in self.runs:
             total = total + run.counts

@@ -21,6 +21,9 @@ def misplaced(scenario: Scenario) -> Iterator[str]:
     layouts = topology.layouts
     if neighbours >= guests:
         yield invalid("neighbour.guests", neighbours, f"fewer than guests ({guests})")
+    if neighbours and not (scenario.neighbour.workload.gap or scenario.costs.g_fix or scenario.costs.g_cmd):
+        valid = "above 0 where an unmap takes no time (costs.g_fix, costs.g_cmd)"
+        yield invalid("neighbour.workload.think", 0, valid)
     if isinstance(scenario.workload, Recorded) and any(len(layout.vsmmus) > 1 for layout in layouts):
         yield f"workload.kind: 'recorded' cannot be in topology {topology.name!r}: the guest had one vSMMU"
     spanning = any(len(vsmmu.smmus) > 1 for layout in layouts for vsmmu in layout.vsmmus)

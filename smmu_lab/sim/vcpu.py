@@ -172,6 +172,7 @@ class Vcpu:
             tlbi, atc = sum(work.tlbi for work in works), sum(work.atc for work in works)
             columns = self._columns(publication.vcpu, Operation("doorbell", 0, ()), tlbi, atc)
             self.ops.append((*columns, start, irq_off, *stage))
+        guest.machine.measured -= 1
 
     def _operate(self, operation: Operation, start: int, queueing: int = 0) -> Generator[Any, Any, int]:
         plan = self.planned

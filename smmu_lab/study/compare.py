@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from html import escape
 from operator import sub
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,11 +17,11 @@ from smmu_lab.scenario.fields import Kind, invalid, only
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
 from smmu_lab.study.bounds import ENGINE, Bound, bound
+from smmu_lab.study.shown import Shown
 from smmu_lab.units import TIME, show_number, show_time
 
 if TYPE_CHECKING:
     import pandas
-    from rich.console import Console, ConsoleOptions, RenderResult
 
 BASELINE = "qemu-today"
 """What the others are compared with when it takes part: what one can run today."""
@@ -82,7 +80,7 @@ def compare(
 
 
 @attrs.frozen(slots=False, eq=False, repr=False)
-class Comparison:
+class Comparison(Shown):
     """Approaches side by side.
 
     Attributes:
@@ -380,22 +378,9 @@ class Comparison:
         beside = f", beside {others} with {s.neighbour.workload}" if others else ""
         return f"{workload[0].upper()}{workload[1:]}, {guests}{vcpus}{beside}{place}, {s.costs.title}{ril}"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.text import Text
-
-        yield Text(self.title, style="bold")
-        yield from self.sheets
-        yield Text("\n".join([self.verdict, *self.warnings]))
-
-    def __repr__(self) -> str:
-        sheets = [f"{sheet.caption}\n{sheet}" for sheet in self.sheets]
-        return "\n\n".join([self.title, *sheets, self.verdict, *self.warnings])
-
-    def _repr_html_(self) -> str:
-        sheets = "".join(sheet._repr_html_() for sheet in self.sheets)
-        chart = still(breakdown(self.samples), summary(self.samples))
-        said = "".join(f"<p>{escape(line)}</p>" for line in (self.verdict, *self.warnings))
-        return f"<p><b>{escape(self.title)}</b></p>{said}{chart}{sheets}"
+    def pictures(self) -> tuple[str]:
+        """Where the time of each goes."""
+        return (still(breakdown(self.samples), summary(self.samples)),)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything shown, and what it rests on, as plain data; times in ns."""
@@ -411,10 +396,6 @@ class Comparison:
             },
             "costs": {name: cost.values() for name, cost in costs.items()},
         }
-
-    def to_json(self) -> str:
-        """`to_dict` as one JSON document."""
-        return json.dumps(self.to_dict(), indent=1)
 
     def to_pandas(self) -> pandas.DataFrame:
         """All operations of all approaches as one data frame with columns ``approach`` and ``seed``; needs pandas."""

@@ -39,7 +39,7 @@ def make(rng: Random) -> Unmap:
 def solve(problem: Unmap) -> dict[str, int]:
     """Let the simulator count."""
     unmap = Unmaps(pages=problem.pages, ats_devices=problem.ats_devices, ops=1)
-    counts = simulate(Scenario(workload=unmap, smmu=Smmu(ril=problem.ril)), problem.approach).counts
+    counts = simulate(Scenario(workload=unmap, smmu=Smmu(ril=problem.ril, sids=128)), problem.approach).counts
     return {"vmm": counts.exits_vmm, "kernel": counts.exits_kernel}
 
 

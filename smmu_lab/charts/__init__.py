@@ -6,6 +6,20 @@ results can show themselves. Not here: what reacts (`smmu_lab.view`).
 
 from smmu_lab.charts.breakdown import breakdown, breakdown_sheet, summary
 from smmu_lab.charts.curve import curve, curve_sheet
+from smmu_lab.charts.gather import Load
+from smmu_lab.charts.layers import layers, layers_sheet
 from smmu_lab.charts.svg import STYLE, still, tag
 
-__all__ = ["STYLE", "breakdown", "breakdown_sheet", "curve", "curve_sheet", "still", "summary", "tag"]
+__all__ = [
+    "STYLE",
+    "Load",
+    "breakdown",
+    "breakdown_sheet",
+    "curve",
+    "curve_sheet",
+    "layers",
+    "layers_sheet",
+    "still",
+    "summary",
+    "tag",
+]

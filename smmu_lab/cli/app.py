@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from smmu_lab.scenario import Scenario, read_assignment
+from smmu_lab.scenario import Scenario, Topology, read_assignment
 from smmu_lab.sheet import show
 
 app = typer.Typer(
@@ -46,6 +47,11 @@ def changes(texts: Mapping[str, str | None], assignments: list[str] | None) -> d
     """What options by dotted path and ``--set`` change."""
     given = [f"{path}={text}" for path, text in texts.items() if text is not None]
     return dict(map(read_assignment, [*given, *(assignments or [])]))
+
+
+def place(text: str) -> Topology | str:
+    """A topology from a file, or the name of a preset."""
+    return Topology.from_toml(text) if text.endswith(".toml") or Path(text).is_file() else text
 
 
 @contextmanager

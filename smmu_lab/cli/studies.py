@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from smmu_lab.cli.app import Assignments, File, Json, Names, answer, app, changes, progress
+from smmu_lab.cli.app import Assignments, File, Json, Names, answer, app, changes, place, progress
 from smmu_lab.scenario import Scenario, approaches, read_assignment, read_trace
 
 
@@ -25,7 +25,7 @@ def compare(
     ops: Annotated[str | None, typer.Option(help="Operations per vCPU.")] = None,
     vcpus: Annotated[str | None, typer.Option(help="vCPUs per guest.")] = None,
     guests: Annotated[str | None, typer.Option(help="Virtual machines.")] = None,
-    topology: Annotated[str | None, typer.Option(help="Where the devices are: a preset, e.g. per-smmu.")] = None,
+    topology: Annotated[str | None, typer.Option(help="Where the devices are: a preset, or a TOML file.")] = None,
     profile: Annotated[str | None, typer.Option("--costs", help="Cost profile: grace, n1 or a57.")] = None,
     seed: Annotated[str | None, typer.Option(help="Of all random streams.")] = None,
     precision: Annotated[
@@ -45,11 +45,10 @@ def compare(
         "workload.ops": ops,
         "vcpus": vcpus,
         "guests": guests,
-        "topology": topology,
         "costs": profile,
         "seed": seed,
     }
-    changed = changes(texts, assignments)
+    changed = ({"topology": place(topology)} if topology is not None else {}) | changes(texts, assignments)
     changed |= {path: flag for path, flag in (("smmu.ril", ril), ("workload.lazy", lazy)) if flag is not None}
     base = Scenario() if scenario is None else Scenario.from_toml(scenario)
     if trace is not None:

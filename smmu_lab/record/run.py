@@ -31,7 +31,8 @@ class Run:
 
     Latency, breakdown and time with interrupts off are of the measured operations after the `warmup`. Counts and
     throughput are of the whole run, and per operation they are divided by all measured operations. Neighbours are not
-    measured, and what they cause is in `guests`, not in `counts`.
+    measured, and what they cause is in `guests`, not in `counts`; on bare metal, where all is the first one's, it is in
+    both.
 
     Attributes:
         ops: one row per operation (`OPS`), in the order in which they ended; its stages sum to its latency.

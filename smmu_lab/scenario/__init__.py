@@ -4,7 +4,7 @@ Here belongs every setting, and the reading of what comes from outside (TOML, tr
 (`smmu_lab.sim`), and what the specification fixes (`smmu_lab.arch`).
 """
 
-from smmu_lab.scenario.approach import Approach, approach, approaches
+from smmu_lab.scenario.approach import Approach, approach, approaches, read_approaches
 from smmu_lab.scenario.bundled import traces
 from smmu_lab.scenario.costs import Cost, Costs, costs
 from smmu_lab.scenario.fault import Fault
@@ -45,6 +45,7 @@ __all__ = [
     "approaches",
     "costs",
     "flush_batches",
+    "read_approaches",
     "read_assignment",
     "read_trace",
     "traces",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from smmu_lab.scenario.fields import (
@@ -522,3 +523,17 @@ def approach(name: str) -> Approach:
 @functools.cache
 def _row(name: str) -> Approach:
     return Approach(name=name, **_ROWS[name])
+
+
+def read_approaches(asked: Iterable[Approach | str]) -> tuple[Approach, ...]:
+    """Rows of the catalogue, by key or as objects.
+
+    Raises:
+        InvalidInput: none, an unknown one, or two of the same name.
+    """
+    rows = tuple(each if isinstance(each, Approach) else approach(each) for each in asked)
+    if not rows:
+        raise InvalidInput(["approaches: none given: at least one row of the catalogue"])
+    if twice := [name for name, number in Counter(row.name for row in rows).items() if number > 1]:
+        raise InvalidInput(f"approaches: {name!r} is there twice: give one a name with but(name=...)" for name in twice)
+    return rows

@@ -226,13 +226,17 @@ class Settings:
         problems: list[str] = []
         for path, value in {**named(changes or {}, self.where), **more}.items():
             head, _, rest = path.partition(".")
-            if rest and hasattr(given.get(head), "but"):
+            if rest and head in kinds:
                 deeper.setdefault(head, {})[rest] = value
             else:
                 given[path] = value
         for head, inner in deeper.items():  # after whole fields: {"costs": "n1", "costs.wake": "2us"} is both
             with suppress(InvalidInput, ValueError):  # the constructor reports it
-                given[head] = kinds[head].read(given[head])
+                read = kinds[head].read(given[head])
+                if not hasattr(read, "but"):
+                    given |= {f"{head}.{rest}": value for rest, value in inner.items()}
+                    continue
+                given[head] = read
                 try:
                     given[head] = given[head].but(inner)
                 except InvalidInput as error:
@@ -256,7 +260,8 @@ def unknown(path: str, name: str, names: Collection[str]) -> str:
     """The line for a name that does not exist, with the nearest one that does."""
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(names)}"
-    return f"{path}: unknown; {hint}"
+    shown = path if path.isprintable() else path.encode("unicode_escape").decode()  # it may come from a file
+    return f"{shown}: unknown; {hint}"
 
 
 def read_assignment(text: str) -> tuple[str, Any]:

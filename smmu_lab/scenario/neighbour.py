@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from smmu_lab.scenario.fields import InvalidInput, Kind, Settings, named, setting, settings, whole
+from smmu_lab.scenario.fields import Kind, Settings, named, setting, settings, whole
 from smmu_lab.scenario.workload import Unmaps
 
 
-def _read_neighbour(value: Any) -> Unmaps:
-    if isinstance(value, Unmaps):
+@settings
+class NeighbourLoad(Unmaps):
+    """What a neighbour does: as any guest, but that messages name its own path."""
+
+    where: ClassVar[str] = "neighbour.workload"
+
+
+def _read_load(value: Any) -> NeighbourLoad:
+    if isinstance(value, NeighbourLoad):
         return value
+    if isinstance(value, Unmaps):
+        return NeighbourLoad(**value.values())
     if not isinstance(value, Mapping):
         raise ValueError
-    try:
-        return Unmaps(**named(value, "neighbour.workload"))
-    except InvalidInput as error:
-        raise InvalidInput(line.replace("workload.", "neighbour.workload.", 1) for line in error.problems) from None
+    return NeighbourLoad(**named(value, NeighbourLoad.where))
 
 
 @settings
@@ -25,10 +31,11 @@ class Neighbour(Settings):
     """Guests beside those that are measured.
 
     Attributes:
-        guests: how many: the last ones of the scenario's. They go on until the others are through.
-        workload: what every vCPU of theirs does.
+        guests: how many: the last ones of the scenario's. They go on until the others are through: beside operations
+            that take long, a neighbour that does not think has very many.
+        workload: what every vCPU of theirs does, but for `ops`, which does not count.
     """
 
     where: ClassVar[str] = "neighbour"
     guests: int = setting(whole(0, 1023), default=0)
-    workload: Unmaps = setting(Kind("a lab.unmaps(...) or a table of its fields", _read_neighbour), default=Unmaps())
+    workload: Unmaps = setting(Kind("a lab.unmaps(...) or a table of its fields", _read_load), default=Unmaps())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -53,11 +53,8 @@ WORKLOAD = Kind("lab.unmaps(...), a trace's workload(), or a table with kind and
 @cache
 def plain(ats_devices: int) -> Layout:
     """One vSMMU over one SMMU, and one domain."""
-    devices = [Device(vsid=8 * k & 0xFFFF | k >> 13, ats=bool(ats_devices)) for k in range(1, max(1, ats_devices) + 1)]
+    devices = [Device(vsid=8 * k, ats=bool(ats_devices)) for k in range(1, max(1, ats_devices) + 1)]
     return Layout(vsmmus=[Vsmmu(devices=devices)])
-
-
-reaches = lru_cache(maxsize=4096)(Layout.reaches)
 
 
 @settings
@@ -161,6 +158,12 @@ class Scenario(Settings):
         """A guest that is not measured."""
         return guest >= self.guests - self.neighbour.guests
 
+    @property
+    def loads(self) -> tuple[tuple[str, Unmaps | Recorded], ...]:
+        """What guests do, each with its path."""
+        both = ("workload", self.workload), ("neighbour.workload", self.neighbour.workload)
+        return both if self.neighbour.guests else both[:1]
+
     def load(self, guest: int) -> Unmaps | Recorded:
         """What a guest does."""
         return self.neighbour.workload if self.is_neighbour(guest) else self.workload
@@ -173,7 +176,7 @@ class Scenario(Settings):
         """Which vSMMUs the domain that a vCPU works on is behind, in the order in which it invalidates them."""
         layout = self.layout(guest)
         driven = layout.driven
-        return reaches(layout, driven[vcpu % len(driven)], on_metal)
+        return layout.reaches(driven[vcpu % len(driven)], on_metal)
 
     def batches(self, guest: int, vcpu: int, pages: int) -> tuple[Batch, ...]:
         """What the host itself sends when it unmaps so much for a vCPU: under virtio-iommu."""
@@ -211,10 +214,11 @@ class Scenario(Settings):
                 "(arm_vsmmu_init wants ARM_SMMU_FEAT_NESTING and no ARM_SMMU_OPT_CMDQ_FORCE_SYNC, Linux 7.2)"
             )
         if row.front == "virtio-iommu":
-            if isinstance(load, Unmaps) and load.lazy:
-                problems.append(f"workload.lazy: True cannot be under {row.name}: its requests are not deferred here")
-            if isinstance(load, Unmaps) and load.cd_every:
-                problems.append(f"workload.cd_every: {load.cd_every} cannot be under {row.name}: it has no CFGI_CD")
+            for path, each in self.loads:
+                if isinstance(each, Unmaps) and each.lazy:
+                    problems.append(f"{path}.lazy: True cannot be under {row.name}: its requests are not deferred here")
+                if isinstance(each, Unmaps) and each.cd_every:
+                    problems.append(f"{path}.cd_every: {each.cd_every} cannot be under {row.name}: it has no CFGI_CD")
             if isinstance(load, Recorded) and not load.is_strict:
                 problems.append(f"workload.trace: the {load} cannot be under {row.name}: it does not show its unmaps")
             if isinstance(load, Recorded) and load.replay == "recorded":

@@ -8,10 +8,14 @@ devices refused behind ``accel=on``.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
+
+import tomli_w
 
 from smmu_lab.scenario.costs import read_toml
 from smmu_lab.scenario.fields import (
@@ -31,6 +35,8 @@ from smmu_lab.scenario.fields import (
 )
 
 MOST_SMMUS = 64
+OWN = re.compile(r"(vcpu|smmu)\d+|vmm")
+"""Names of a guest's parts that the lab itself gives."""
 
 NAME = Kind(
     "a name of 1 to 40 letters, without dots and control characters",
@@ -46,20 +52,22 @@ RULES = {
     "hear of what it must invalidate for an emulated device; valid: a vSMMU of its own with accel = false",
     "stream-id": "it translates nothing without a StreamID; valid: a vsid",
     "duplicate-stream-id": "a StreamID names one device of a vSMMU; valid: another vsid",
-    "duplicate-name": "two things of a guest have one name; valid: another name",
+    "duplicate-name": "two things of a guest have one name, which may be the lab's own (vcpu0, smmu0, vmm); valid: "
+    "another name",
     "no-such-smmu": "there is no such physical SMMU; valid: a number below topology.smmus",
     "ats": "only a passthrough device caches translations that the SMMU must invalidate; valid: ats = false",
     "one-smmu-per-vcmdq": "a VCMDQ belongs to one physical SMMU and reaches no other; valid: a vSMMU for each",
     "vmm-reads-all": "all commands of a vSMMU with accel = false come to the VMM; valid: an approach whose VMM decodes "
     "each command, or for emulated devices a vSMMU of their own, and accel = true for the others",
-    "no-guest": "on bare metal nobody emulates a device; valid: passthrough devices",
+    "no-guest": "on bare metal nobody emulates a device; valid: vCPUs that drive domains of passthrough devices only",
     "one-viommu-per-domain": "Linux attaches a domain of virtio-iommu to one virtio-iommu device "
     "(viommu_attach_dev); valid: devices behind one of them",
     "one-smmu-per-error": "nobody has said what CONS and the error are where several SMMUs run a command and one of "
     "them fails; valid: unsupported other than 'error', or a vSMMU for each",
     "vintfs": "every vSMMU with VCMDQs takes a VINTF of its SMMU, and the host keeps one; valid: fewer guests, or more "
     "smmu.vintfs",
-    "vcmdqs": "the VINTFs of an SMMU share its VCMDQs, and the host keeps its part; valid: fewer, or more smmu.vcmdqs",
+    "vcmdqs": "the VINTFs of an SMMU share its VCMDQs, each with as many, and the host keeps its part; valid: fewer, "
+    "or more smmu.vcmdqs",
     "sids": "a VINTF has so many SID_MATCH registers; valid: fewer devices behind the vSMMU, or more smmu.sids",
 }
 """Why a layout cannot be, or not under an approach, by the name of the rule."""
@@ -90,6 +98,11 @@ class Device(Settings):
     ats: bool = setting(FLAG, default=False)
     domain: str = setting(NAME, default="d0")
 
+    def conflicts(self) -> Iterator[str]:
+        """Only a passthrough device is behind a physical SMMU."""
+        if self.smmu and self.kind != "passthrough":
+            yield invalid("smmu", self.smmu, "none: only a passthrough device is behind a physical SMMU")
+
 
 @settings
 class Vsmmu(Settings):
@@ -99,8 +112,8 @@ class Vsmmu(Settings):
 
     Attributes:
         name: unless given, ``vsmmu`` and its number in the guest.
-        accel: stage 1 is nested in hardware, and whoever the approach says may consume its queue. Without, the VMM
-            decodes every command.
+        accel: whoever the approach says may consume its queue. Without, the VMM decodes every command, and hands over
+            what is for passthrough devices. (In QEMU it is what makes stage 1 nested, too.)
         devices: what is behind its root complex.
     """
 
@@ -108,7 +121,7 @@ class Vsmmu(Settings):
     accel: bool = setting(FLAG, default=True)
     devices: Sequence[Device] = setting(many("devices", Device, 4096), default=())
 
-    @property
+    @cached_property
     def smmus(self) -> tuple[int, ...]:
         """Numbers of the physical SMMUs that it spans, ascending; none if all of its devices are emulated."""
         return tuple(sorted({each.smmu for each in self.devices if each.kind == "passthrough"}))
@@ -145,13 +158,13 @@ class Layout(Settings):
     vsmmus: Sequence[Vsmmu] = setting(many("vsmmus", Vsmmu, 256), default=(Vsmmu(devices=(Device(vsid=8),)),))
     drives: Sequence[str] = setting(
         Kind(
-            "a list of names of domains",
-            lambda v: tuple(map(NAME.read, v)) if isinstance(v, list | tuple) else NAME.read(0),
+            "a list of names of domains, at most 1,024",
+            lambda v: tuple(map(NAME.read, v)) if isinstance(v, list | tuple) and len(v) <= 1024 else NAME.read(0),
         ),
         default=(),
     )
 
-    @property
+    @cached_property
     def domains(self) -> tuple[str, ...]:
         """Names of its domains, in the order of their first devices; the number of each is its ASID less one."""
         found = (each.domain for vsmmu in self.vsmmus for each in vsmmu.devices if each.kind != "bridge")
@@ -175,25 +188,41 @@ class Layout(Settings):
             domain: its name.
             on_metal: there is no guest, and each SMMU is an instance of its own.
         """
-        made = []
+        return self._reached[on_metal][domain]
+
+    @cached_property
+    def _reached(self) -> tuple[dict[str, tuple[Reach, ...]], dict[str, tuple[Reach, ...]]]:
+        """The reaches of all domains, as a guest has them and on bare metal."""
+        of_guest: dict[str, list[Reach]] = {domain: [] for domain in self.domains}
+        on_metal: dict[str, Counter[int]] = {domain: Counter() for domain in self.domains}
         for number, vsmmu in enumerate(self.vsmmus):
-            mine = [each for each in vsmmu.devices if each.domain == domain and each.kind != "bridge"]
-            real = [each for each in mine if each.kind == "passthrough"]
-            if not mine:
-                continue
-            ats = Counter(each.smmu for each in real if each.ats)
-            made.append(Reach(number, tuple(sorted({each.smmu for each in real})), tuple(ats[k] for k in vsmmu.smmus)))
-        if not on_metal:
-            return tuple(made)
-        smmus = sorted({smmu for reach in made for smmu in reach.smmus})
-        counts: Counter[int] = Counter()
-        for reach in made:
-            counts.update(dict(zip(self.vsmmus[reach.instance].smmus, reach.ats, strict=True)))
-        return tuple(Reach(smmu, (smmu,), (counts[smmu],)) for smmu in smmus)
+            behind: dict[str, Counter[int]] = {}  # devices with ATS behind each SMMU, by domain
+            for each in vsmmu.devices:
+                if each.kind == "bridge":
+                    continue
+                ats = behind.setdefault(each.domain, Counter())
+                if each.kind == "passthrough":
+                    ats[each.smmu] += each.ats
+                    on_metal[each.domain][each.smmu] += each.ats
+            for domain, ats in behind.items():
+                of_guest[domain].append(Reach(number, tuple(sorted(ats)), tuple(ats[k] for k in vsmmu.smmus)))
+        return (
+            {domain: tuple(found) for domain, found in of_guest.items()},
+            {
+                domain: tuple(Reach(smmu, (smmu,), (found[smmu],)) for smmu in sorted(found))
+                for domain, found in on_metal.items()
+            },
+        )
+
+    @property
+    def emulated(self) -> tuple[str, ...]:
+        """Names of driven domains with emulated devices."""
+        found = {each.domain for vsmmu in self.vsmmus for each in vsmmu.devices if each.kind == "emulated"}
+        return tuple(domain for domain in dict.fromkeys(self.driven) if domain in found)
 
     def problems(self, where: str, smmus: int) -> Iterator[str]:
         """The edges that some rule forbids, whatever the approach."""
-        names: Counter[str] = Counter([*self.domains, "vmm"])
+        names: Counter[str] = Counter(self.domains)
         for number, (name, vsmmu, devices) in enumerate(self.named()):
             names[name] += 1
             stream: dict[int, str] = {}
@@ -203,16 +232,15 @@ class Layout(Settings):
                 own[device] += 1
                 if own[device] == 2:
                     yield breaks(here, edge, "duplicate-name")
-                if each.kind == "bridge":
-                    continue
                 if each.kind == "emulated" and vsmmu.accel:
                     yield breaks(here, edge, "emulated-behind-accel")
-                if each.kind == "passthrough" and each.smmu >= smmus:
+                if each.smmu >= smmus:
                     yield breaks(here, (f"smmu{each.smmu}", device), "no-such-smmu")
-                if each.kind == "emulated" and each.ats:
+                if each.kind != "passthrough" and each.ats:
                     yield breaks(here, edge, "ats")
                 if each.vsid is None:
-                    yield breaks(here, edge, "stream-id")
+                    if each.kind != "bridge":
+                        yield breaks(here, edge, "stream-id")
                 elif each.vsid in stream:
                     yield breaks(
                         here, (f"{name} vsid {each.vsid:#x}", f"{stream[each.vsid]}, {device}"), "duplicate-stream-id"
@@ -220,7 +248,7 @@ class Layout(Settings):
                 else:
                     stream[each.vsid] = device
         for name, number in names.items():
-            if number > 1:
+            if number > 1 or OWN.fullmatch(name):
                 yield breaks(where, ("guest", name), "duplicate-name")
         for strange in self.drives:
             if strange not in self.domains:
@@ -296,7 +324,7 @@ class Topology(Settings):
             ats: they have ATS.
             shared: all passthrough devices are in one domain, ``d0``; else those behind each SMMU in one of their own,
                 ``d0``, ``d1``, ... The emulated device is in ``emulated``.
-            drives: as in `Layout`.
+            drives: as in `Layout`; by default the domains of passthrough devices.
 
         Raises:
             InvalidInput: there is no such preset, or a number is not valid.
@@ -315,13 +343,18 @@ class Topology(Settings):
             problems.append(invalid("topology.smmus", count, f"{fixed[name]}, as the preset {name!r} has"))
         if type(devices) is not int or not 1 <= devices <= 64:
             problems.append(invalid("topology.devices", devices, "an integer from 1 to 64"))
+        for flag, value in (("ats", ats), ("shared", shared)):
+            if type(value) is not bool:
+                problems.append(invalid(f"topology.{flag}", value, FLAG.valid))
+        if not isinstance(drives, list | tuple):
+            problems.append(invalid("topology.drives", drives, "a list of names of domains"))
         if problems:
             raise InvalidInput(problems)
         real = [
             [
                 Device(
                     smmu=smmu,
-                    vsid=256 * (smmu + 1) + 8 * k,
+                    vsid=512 * (smmu + 1) + 8 * k,
                     ats=ats,
                     domain="d0" if shared else f"d{smmu}",
                     name=f"vf{smmu}-{k}" if devices > 1 else f"vf{smmu}",
@@ -337,16 +370,24 @@ class Topology(Settings):
             "broadcast": lambda: [Vsmmu(devices=everywhere)],
             "mixed": lambda: [Vsmmu(accel=False, devices=[*everywhere, emulated])],
         }.get(name, lambda: [*(Vsmmu(devices=some) for some in real), Vsmmu(accel=False, devices=[emulated])])()
-        return cls(name=name, smmus=count, layouts=[Layout(vsmmus=vsmmus, drives=drives)])
+        passthrough = dict.fromkeys(each.domain for each in everywhere)
+        return cls(name=name, smmus=count, layouts=[Layout(vsmmus=vsmmus, drives=drives or list(passthrough))])
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Topology:
         """Read a topology from a TOML file: its fields, or a ``preset`` with what `preset` takes.
 
+        They may stand in a table ``topology``, as in a scenario's file.
+
         Raises:
             InvalidInput: the file cannot be read or is no TOML, or all problems of its fields at once.
         """
-        return read_topology(read_toml(path))
+        data = read_toml(path)
+        return read_topology(data["topology"] if [*data] == ["topology"] else data)
+
+    def to_toml(self) -> str:
+        """The topology as TOML."""
+        return tomli_w.dumps(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that a topology can be built from again; what was not given is left out."""
@@ -384,13 +425,6 @@ def read_topology(value: Any) -> Topology:
         return Topology(**fields)
     if strange := [name for name in fields if name not in _PRESET]:
         raise InvalidInput(unknown(f"topology.{name}", name, _PRESET) for name in strange)
-    problems = [
-        invalid(f"topology.{name}", fields[name], FLAG.valid)
-        for name in ("ats", "shared")
-        if type(fields.get(name, False)) is not bool
-    ]
-    if problems:
-        raise InvalidInput(problems)
     return Topology.preset(fields.pop("preset"), **fields)
 
 

@@ -68,7 +68,7 @@ def wire(scenario: Scenario, row: Approach) -> DiGraph[str]:
         _add(graph, f"smmu{number}.cmdq", "cmdq", {}, number=number)
         _add(graph, f"smmu{number}", "smmu", {f"smmu{number}.cmdq": "feeds", "host": "has"}, number=number)
         graph.add_edge("host", f"smmu{number}.cmdq", kind="has")
-    if row.has_worker:
+    if row.has_worker or (row.fallback and approach(row.fallback).has_worker):
         for number in range(scenario.host.worker_cpus):
             _add(graph, f"cpu{number}", "host-cpu", {"host": "has"}, number=number)
     threads: dict[tuple[int, ...], str] = {}
@@ -107,6 +107,7 @@ class _Guest:
         self.graph, self.scenario, self.row, self.number, self.threads = graph, scenario, row, number, threads
         self.layout = scenario.layout(number)
         self.name = _add(graph, f"guest{number}", "guest", {"host": "has"}, number=number)
+        self.vsmmus = [name for name, _, _ in self.layout.named()]
         self.queues = 0
 
     def wire(self) -> None:
@@ -127,7 +128,7 @@ class _Guest:
 
     def _invalidated(self, instance: int) -> Iterable[str]:
         if not self.row.on_metal:
-            return [f"{self.name}.{list(self.layout.named())[instance][0]}"]
+            return [f"{self.name}.{self.vsmmus[instance]}"]
         if self.row.queues == "cmdq":
             return [f"smmu{instance}.cmdq"]
         return [f"{self.name}.smmu{instance}.ecmdq{v}" for v in range(self.scenario.vcpus)]
@@ -143,9 +144,9 @@ class _Guest:
             elif not self.number:
                 about = {"row": row, "guest": 0, "instance": smmu, "smmus": (smmu,)}
                 graph.nodes[f"smmu{smmu}.cmdq"].update(about)
-        for _, vsmmu, devices in self.layout.named():
+        for name, vsmmu, devices in self.layout.named():
             for device, each in zip(devices, vsmmu.devices, strict=True):
-                self._device(f"{self.name}.{device}", each, {})
+                self._device(f"{self.name}.{name}.{device}", each, {})
 
     def _instances(self) -> None:
         graph = self.graph

@@ -82,6 +82,8 @@ class Operation(NamedTuple):
 
 MOST_PAGES = 1 << 30
 """4 TiB of 4 KiB pages in one unmap."""
+MOST_OPS = 10_000_000
+"""Operations of one vCPU."""
 
 
 class _Load(Settings):
@@ -129,12 +131,12 @@ class Unmaps(_Load):
     think: int = setting(DURATION, default=20_000)
     rate: int = setting(whole(0, 1_000_000), default=0)
     spread: str = setting(one_of("exponential", "constant"), default="exponential")
-    ops: int = setting(whole(1, 10_000_000), default=1000)
+    ops: int = setting(whole(1, MOST_OPS), default=1000)
 
     def conflicts(self) -> Iterator[str]:
         """An unmap is smaller than the address space."""
         if self.pages > MOST_PAGES:
-            yield invalid("workload.pages", self.pages, f"at most {MOST_PAGES:,}")
+            yield invalid(self.path("pages"), self.pages, f"at most {MOST_PAGES:,}")
 
     def __str__(self) -> str:
         return f"{'lazy ' if self.lazy else ''}unmaps of {self.pages} page{'s'[: self.pages > 1]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,16 @@ class Machine:
             cpus.threads += 1
             self.threads[worker] = Thread(clock, row, self.scenario.costs, cpus, rng)
         return self.threads[worker]
+
+    def begin(self, guest: Guest, vcpu: Generator[Any, Any, None]) -> None:
+        """A vCPU starts; one that is measured is counted until it is through."""
+        process = self.clock.env.process(vcpu)
+        if not self.scenario.is_neighbour(guest.number):
+            self.measured += 1
+            process.callbacks.append(self._through)
+
+    def _through(self, process: Any) -> None:
+        self.measured -= 1
 
     def hardware_queue(self, smmu: int) -> Fifo:
         """The engine that executes one more hardware queue of an SMMU."""

@@ -101,7 +101,7 @@ def cut(array: Commands, group: int, errata: str = "none") -> tuple[Work, ...]:
                     tlbi, tail, leaf = tlbi + some, tail + some, more_leaf
                 else:
                     atc, tail = atc + some, 0
-                    late, answer = late + answer, 0
+                    late, answer = max(late, answer), 0
                 if tlbi + atc == group:
                     made.append(host_list(tlbi, atc, tail, leaf, late))
                     tlbi = atc = tail = late = 0

@@ -56,7 +56,7 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
     for guest in guests:
         load = scenario.load(guest.number)
         if isinstance(load, Recorded) and load.replay == "recorded":
-            clock.env.process(Vcpu(scenario, guest, 0).replay(load.publications()))
+            machine.begin(guest, Vcpu(scenario, guest, 0).replay(load.publications()))
             continue
         for v in range(scenario.vcpus):
             vcpu = Vcpu(scenario, guest, v)
@@ -66,7 +66,7 @@ def observed(scenario: Scenario, row: Approach, clock: Clock) -> Run:
                 process = vcpu.lazy(load)
             else:
                 process = vcpu.strict()
-            clock.env.process(process)
+            machine.begin(guest, process)
     clock.env.run()
     run = Run(
         scenario=scenario,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from smmu_lab.scenario import Approach, Costs
 
 if TYPE_CHECKING:
-    from smmu_lab.sim.textbook import Guest
-    from smmu_lab.sim.textbook_host import Command, Queue, Steps, Time
+    from smmu_lab.sim.textbook_driver import Command, Queue, Steps, Time
+    from smmu_lab.sim.textbook_guest import Guest
 
 
 class Stop(Exception):

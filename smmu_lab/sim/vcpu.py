@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from itertools import repeat
+from itertools import repeat, takewhile
 from typing import Any, NamedTuple
 
 from smmu_lab.record import KINDS, STAGES
 from smmu_lab.scenario import Batch, Operation, Publication, Scenario, Unmaps
+from smmu_lab.scenario.workload import MOST_OPS
 from smmu_lab.sim.clock import ALLOCATE, exponential, stream
 from smmu_lab.sim.driver import SYNC_TIMEOUT, Work, lists
 from smmu_lab.sim.guest import Completion, Guest
@@ -35,7 +36,6 @@ class Vcpu:
         self.party = (guest.number << 16) + number
         self.load = workload = scenario.load(guest.number)
         self.ops, row = guest.machine.ops, guest.machine.row
-        guest.machine.measured += not scenario.is_neighbour(guest.number)
         self.planned: _Plan | None = None
         self.open_loop = bool(workload.rate)
         self.gives_up = guest.machine.faulty
@@ -55,15 +55,13 @@ class Vcpu:
 
     def operations(self) -> Iterator[Operation]:
         """What it does; a neighbour goes on until all measured vCPUs are through."""
-        machine, guest = self.guest.machine, self.guest.number
+        machine, guest, number = self.guest.machine, self.guest.number, self.number
         scenario, metal = machine.scenario, machine.row.on_metal
-        while scenario.is_neighbour(guest):
-            for operation in scenario.operations(guest, self.number, metal):
-                if not machine.measured:
-                    return
-                yield operation
-        yield from scenario.operations(guest, self.number, metal)
-        machine.measured -= 1
+        if not scenario.is_neighbour(guest):
+            return iter(scenario.operations(guest, number, metal))
+        endless = scenario.neighbour.workload.but(ops=MOST_OPS)
+        operations = endless.operations(number, scenario.smmu.ril, scenario.reaches(guest, number, metal))
+        return takewhile(lambda _: machine.measured, operations)
 
     def strict(self) -> Generator[Any, Any, None]:
         """Every operation waits for its own invalidation."""
@@ -172,7 +170,6 @@ class Vcpu:
             tlbi, atc = sum(work.tlbi for work in works), sum(work.atc for work in works)
             columns = self._columns(publication.vcpu, Operation("doorbell", 0, ()), tlbi, atc)
             self.ops.append((*columns, start, irq_off, *stage))
-        guest.machine.measured -= 1
 
     def _operate(self, operation: Operation, start: int, queueing: int = 0) -> Generator[Any, Any, int]:
         plan = self.planned

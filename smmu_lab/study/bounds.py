@@ -11,21 +11,26 @@ coalescing, which spare work, are in them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from smmu_lab.arch import CMDQ_BATCH_ENTRIES
-from smmu_lab.record import KINDS, Counts, Run
-from smmu_lab.scenario import Unmaps
+from smmu_lab.record import KINDS, Run
+from smmu_lab.scenario import Approach, Batch, Costs, Operation, Recorded, Unmaps
+from smmu_lab.study.served import Served, served, span
 
 ENGINE = "command engine"
 FEWEST_SOURCES, BUSIEST_SOURCE = 8, 0.1
 """VCPUs, and the share of its time that each may be busy, for their operations to come like a Poisson stream."""
 ONE_BY_ONE = ("marshalled", "per-command")
 """Ways to hand commands over that take an ioctl for each."""
-_UNMAP, _MAP = KINDS.index("unmap"), KINDS.index("map")
+_UNMAP, _MAP, _SWITCH = (KINDS.index(kind) for kind in ("unmap", "map", "switch"))
+
+Paths = Mapping[tuple[int, int], Sequence[str]]
+"""Names of the queues of each vSMMU, by guest and instance."""
 
 
 @attrs.frozen
@@ -34,7 +39,7 @@ class Bound:
 
     Attributes:
         throughput: measured operations per second.
-        busy: least share of the time that each serial resource was at work, of several alike the mean.
+        busy: least share of the time that the busiest resource of each kind was at work: see `least`.
         queueing: wait for the command engine per operation, ns: the one of an M/D/1 queue, and the simulated one; None
             where the operations are no such queue, or it would grow without end.
     """
@@ -74,8 +79,8 @@ def bound(runs: Sequence[Run]) -> Bound:
     """The bound of replications under one approach."""
     duration = sum(run.duration for run in runs)
     operations = sum(len(run.measured) for run in runs)
-    least = [stations(run) for run in runs]
-    busy = {name: sum(each[name] for each in least) / max(1, duration) for name in least[0]}
+    times = [stations(run) for run in runs]
+    busy = {name: sum(each[name] for each in times) / max(1, duration) for name in times[0]}
     queueing = None
     if duration and all(map(is_md1, runs)):
         offered = runs[0].scenario.workload.rate * runs[0].scenario.vcpus * runs[0].scenario.guests
@@ -116,165 +121,312 @@ def is_md1(run: Run) -> bool:
         and bool(load.rate)
         and load.spread == "exponential"
         and not (load.lazy or load.ats_devices or load.cd_every)
+        and not (run.scenario.topology or run.scenario.neighbour.guests)
         and row.executes_directly
         and (row.execution, row.arbitration) == ("serial", "fifo")
     )
 
 
 def stations(run: Run) -> dict[str, float]:
-    """The least time that each resource was at work, ns; of several alike, the mean or the busiest one's."""
-    row = run.approach
-    made = {"vCPUs": _vcpus(run), ENGINE: _engine(run)}
-    if row.executes_directly or callable(row.consumer):
-        return made
-    costs, guests = run.scenario.costs, range(len(run.guests))
-    consumed = [_consumed(run, guest) for guest in guests]
-    queues = len(run.queues) // len(guests)
-    if row.consumer == "vmm":
-        locked = [time + counts.exits_vmm * costs.vmm_lock for time, counts in zip(consumed, run.guests, strict=True)]
-        made["VMM lock"] = max(locked)
-    if row.has_worker:
-        threads = queues - bool(row.fallback) if row.worker == "queue" else 1
-        made["worker"] = sum(consumed) if row.worker == "host" else max(consumed) / threads
-        made["worker CPUs"] = sum(consumed) / run.scenario.host.worker_cpus
+    """The least time that the busiest resource of each kind was at work, ns."""
+    return {station: max(times.values()) for station, times in least(run).items()}
+
+
+def least(run: Run) -> dict[str, dict[str, float]]:
+    """The least time that each resource was at work from the first start to the last end that are measured, ns.
+
+    They are ordered by their kind, and then by their node in the graph. VCPUs have their mean, and so have CPUs that
+    any worker may run on. Neighbours are at work for a little longer, which is taken off.
+    """
+    row, scenario, graph, queues = run.approach, run.scenario, run.graph, served(run)
+    paths = _paths(run)
+    outside = span(run) - run.duration
+    made: dict[str, dict[str, float]] = {}
+
+    def add(station: str, name: str, time: float) -> None:
+        made.setdefault(station, {})[name] = max(0, time - outside)
+
+    requests: dict[str, tuple[int, int]] = {}
+    consumed: dict[str, int] = {}
     if row.front == "virtio-iommu":
-        adding, kicking, answering = _request(run)
-        held = adding + kicking + (answering if row.completion == "used-ring-poll" else 0)
-        requests = [sum(map(len, _pages(run, guest))) for guest in guests]
-        waited = row.completion == "used-ring-poll" or row.consumer == "vmm"
-        made["request lock"] = max(n * held + time * waited for n, time in zip(requests, consumed, strict=True))
-        return made
+        requests = _requests(run, paths, queues)
+        consumed = {name: time for name, (_, time) in requests.items()}
+    elif not callable(row.consumer):
+        software = [name for name in queues if not _row(run, name).executes_directly]
+        consumed = {name: _consumed(run, name, queues[name]) for name in software}
+    mean = _vcpus(run, paths, requests)
+    guests = range(scenario.guests - scenario.neighbour.guests)
+    made["vCPUs"] = {f"guest{guest}.vcpu{vcpu}": mean for guest in guests for vcpu in range(scenario.vcpus)}
+    for number in range(scenario.topology.smmus):
+        add(ENGINE, f"smmu{number}", _engine(run, queues, number))
+    owned = Counter(graph.nodes[name]["guest"] for name in queues)
+    on: Counter[str] = Counter()
+    for name, kind in graph.nodes(data="kind"):
+        drained = [queue for queue in graph.predecessors(name) if queue in consumed]
+        time = sum(map(consumed.__getitem__, drained))
+        if kind == "vmm" and drained:
+            add("VMM lock", name, time + _lock(run, name, {queue: queues[queue] for queue in drained}))
+        elif kind == "worker" and drained:
+            add("worker", name, time)
+            cpus = [below for below, about in graph.adj[name].items() if about["kind"] == "runs"]
+            on.update(dict.fromkeys(cpus, time / len(cpus)))
+        elif name in requests:
+            add("request lock", name, _request_lock(run, name, *requests[name]))
+        elif name in consumed:
+            alone = owned[graph.nodes[name]["guest"]] == 1
+            add("PROD write", name, _prod_write(run, name, queues[name], consumed[name], alone))
+    for cpu, time in on.items():
+        add("worker CPUs", cpu, time)
+    return made
+
+
+def engines(run: Run, smmu: int) -> int:
+    """Command engines of an SMMU: one; in parallel execution one for each of its hardware queues and for the host's."""
+    if run.approach.execution == "serial":
+        return 1
+    queues = [about for about in run.graph.nodes.values() if "row" in about and smmu in about["smmus"]]
+    return 1 + sum(about["row"].executes_directly for about in queues)
+
+
+def _engine(run: Run, queues: Mapping[str, Served], smmu: int) -> float:
+    """Time of an engine, or the mean of several, for all commands that it ran and its part of each CMD_SYNC."""
+    costs = run.scenario.costs
+    ran = [each.issued[smmu] for each in queues.values() if smmu in each.issued]
+    return sum(_ran(costs, costs.sync_occ, *each) for each in ran) / engines(run, smmu)
+
+
+def _ran(costs: Costs, per_sync: int, tlbi: int, atc: int, syncs: int) -> int:
+    return tlbi * costs.t_tlbi + atc * costs.t_atc + syncs * per_sync
+
+
+def _row(run: Run, queue: str) -> Approach:
+    """What serves a queue."""
+    row: Approach = run.graph.nodes[queue]["row"]
+    return row
+
+
+def _paths(run: Run) -> Paths:
+    """The queues of each vSMMU: on bare metal of each SMMU."""
+    made: dict[tuple[int, int], list[str]] = {}
+    for name, about in run.graph.nodes.items():
+        if "row" in about:
+            made.setdefault((about["guest"], about["instance"]), []).append(name)
+    return made
+
+
+def _spans(run: Run, queue: str) -> int:
+    """How many SMMUs a queue spans."""
+    return len(run.graph.nodes[queue]["smmus"])
+
+
+# -- the vCPUs ---------------------------------------------------------------------------------------------------------
+
+
+def _vcpus(run: Run, paths: Paths, requests: Mapping[str, tuple[int, int]]) -> float:
+    """Time between operations, as it was, and the least time of the operations: the mean over the measured vCPUs.
+
+    The latter is what company cannot spare an operation: it may find the worker awake, the signal already given,
+    another's PROD write about to carry its commands, and its own read of CONS on the way when they are done.
+    """
+    scenario, ops = run.scenario, run.ops
+    first: dict[tuple[int, int], int] = {}
+    last: dict[tuple[int, int], int] = {}
+    unmaps: Counter[tuple[int, int]] = Counter()
+    flushes: Counter[tuple[int, int]] = Counter()
+    time = 0
+    columns = (ops["guest"], ops["vcpu"], ops["kind"], ops["tlbi"], ops["start"], run.latencies)
+    for guest, vcpu, kind, tlbi, start, latency in zip(*columns, strict=True):
+        if not scenario.is_neighbour(guest):
+            who = guest, vcpu
+            first.setdefault(who, start)
+            last[who] = start + latency
+            time -= latency
+            unmaps[who] += kind == _UNMAP
+            flushes[who] += tlbi > 0 and kind != _SWITCH
+    time += sum(last.values()) - sum(first.values())
+    if requests:
+        for ring, (number, consumed) in requests.items():
+            if not scenario.is_neighbour(run.graph.nodes[ring]["guest"]):
+                time += consumed + number * sum(_request(run, ring))
+    else:
+        time += sum(_operations(run, paths, *who, unmaps[who], flushes[who]) for who in first)
+    return time / max(1, len(first))
+
+
+def _operations(run: Run, paths: Paths, guest: int, vcpu: int, unmaps: int, flushes: int) -> int:
+    """Least time of all operations of a vCPU, ns.
+
+    Args:
+        run: what it belongs to.
+        paths: the queues of each vSMMU.
+        guest: whose.
+        vcpu: number of the vCPU.
+        unmaps: how many.
+        flushes: operations with a flush, where unmaps are lazy.
+    """
+    scenario, metal = run.scenario, run.approach.on_metal
+    load = scenario.load(guest)
+    if isinstance(load, Unmaps) and load.lazy:
+        flush = load.flush(scenario.reaches(guest, vcpu, metal))
+        return unmaps * scenario.costs.fq_add + flushes * sum(_batch(run, paths, guest, each) for each in flush.batches)
+    if isinstance(load, Recorded) and load.replay == "recorded":
+        return 0  # nobody waits for them
+    known: dict[int, Operation] = {}
+    number: Counter[int] = Counter()
+    for operation in scenario.operations(guest, vcpu, metal):
+        known[id(operation)] = operation
+        number[id(operation)] += 1
+    return sum(
+        number[key] * sum(_batch(run, paths, guest, each) for each in operation.batches)
+        for key, operation in known.items()
+    )
+
+
+def _batch(run: Run, paths: Paths, guest: int, batch: Batch) -> int:
+    """Least time of one batch, ns.
+
+    Its lists may overlap: all are written, then the last is consumed; or the first is written, then all are consumed.
+    """
+    costs = run.scenario.costs
+    queues = paths[0 if run.approach.on_metal and run.approach.queues == "cmdq" else guest, batch.instance]
+    queue = queues[0 if batch.vcmdq else -1]
+    row, spans = _row(run, queue), _spans(run, queue)
+    leaving = {"trap-to-vmm": costs.exit_user, "polled": costs.prod_shared + costs.poll, "direct": costs.mmio_w}
+    own = costs.g_fix + leaving.get(row.doorbell, costs.exit_kernel)
+
+    def consume(tlbi: int, atc: int, others: int, behind: int) -> int:
+        """The consumer's time for so many commands and the CMD_SYNC; `behind`: SMMUs that the ATC_INVs are for."""
+        if callable(row.consumer):
+            return 0
+        if row.executes_directly:
+            return _ran(costs, costs.t_sync, tlbi, atc, 1)
+        entries = tlbi + atc + others + 1
+        if not spans:
+            tlbi = atc = 0
+        lists = tlbi * spans + atc if row.handoff in ONE_BY_ONE else spans if tlbi else min(atc, behind)
+        if row.handoff == "queue":
+            lists = spans
+        return _service(costs, row, spans, entries, 1, lists, (tlbi * spans, atc, lists))
+
+    commands = batch.tlbi + batch.atc + batch.ste + batch.other
+    others = batch.ste + batch.other
+    last = (commands - 1) % CMDQ_BATCH_ENTRIES + 1 if commands else 0
+    last_others = min(last, others)
+    last_atc = min(last - last_others, batch.atc)
+    all_written = (commands + 1) * costs.g_cmd + consume(last - last_others - last_atc, last_atc, last_others, 1)
+    behind = sum(map(bool, batch.at)) if batch.at else 1
+    first_written = min(commands, CMDQ_BATCH_ENTRIES) * costs.g_cmd + consume(batch.tlbi, batch.atc, others, behind)
+    return own + max(all_written, first_written)
+
+
+# -- consumers in software ---------------------------------------------------------------------------------------------
+
+
+def _service(
+    costs: Costs, row: Approach, spans: int, entries: int, drains: int, ioctls: int, ran: tuple[int, int, int]
+) -> int:
+    """Time of a consumer in software, ns.
+
+    Args:
+        costs: of the scenario.
+        row: who it is.
+        spans: SMMUs of the queue.
+        entries: taken from the queue.
+        drains: times that it looked at PROD.
+        ioctls: that hand commands over.
+        ran: TLBIs, ATC_INVs and CMD_SYNCs of the host's lists, which are waited for one by one.
+    """
+    handed = ran[0] + ran[1]
+    host = _ran(costs, costs.hsubmit + costs.t_sync, *ran)
+    from_kernel = entries * (2 * costs.copy + costs.conv)
+    if row.consumer != "vmm":
+        return drains * costs.capture * row.has_worker + from_kernel + host
+    host += ioctls * costs.ioctl
+    if row.handoff == "queue":
+        return spans * from_kernel + host
+    copied = ioctls if row.handoff in ONE_BY_ONE else handed
+    return entries * costs.vmm_cmd + handed * costs.conv + copied * costs.copy + host
+
+
+def _lock(run: Run, vmm: str, queues: Mapping[str, Served]) -> int:
+    """Time that a VMM held its lock besides that for its queues: to take it, and in ioctls that were not sure, ns."""
+    counts, costs = run.guests[run.graph.nodes[next(iter(queues))]["guest"]], run.scenario.costs
+    fixes = any(about["kind"] == "fixes" for about in run.graph.pred[vmm].values())  # by ioctls without the lock
+    if fixes or run.approach.front == "virtio-iommu":
+        return counts.exits_vmm * costs.vmm_lock
+    more = counts.ioctls - sum(_ioctls(run, name, each) for name, each in queues.items())
+    return counts.exits_vmm * costs.vmm_lock + more * costs.ioctl
+
+
+def _ioctls(run: Run, queue: str, each: Served) -> int:
+    """The least number of ioctls for what a VMM handed over; those of all its queues are counted."""
+    row = _row(run, queue)
+    if row.consumer != "vmm":
+        return 0
+    if row.handoff == "marshalled":  # a TLBI has a list, and one more if it fans out; an ATC_INV has one
+        return sum(max(tlbi, syncs - tlbi) for tlbi, _, syncs in each.issued.values())
+    return {"per-command": each.handed, "queue": each.drains * _spans(run, queue)}.get(row.handoff, min(1, each.handed))
+
+
+def _consumed(run: Run, queue: str, each: Served) -> int:
+    """Time of a queue's consumer for all that it did, ns."""
+    ran = [sum(column) for column in zip((0, 0, 0), *each.issued.values(), strict=True)]
+    total = (ran[0], ran[1], ran[2])
+    ioctls = _ioctls(run, queue, each)
+    return _service(run.scenario.costs, _row(run, queue), _spans(run, queue), each.entries, each.drains, ioctls, total)
+
+
+def _prod_write(run: Run, queue: str, each: Served, consumed: int, alone: bool) -> float:
+    """Time of the PROD writes of a queue, ns: the driver makes them one after the other.
+
+    Where the writer's exit consumes the commands, it is over when they are. How many there were is known if the queue
+    is alone in its guest.
+    """
+    costs, row = run.scenario.costs, _row(run, queue)
+    counts = run.guests[run.graph.nodes[queue]["guest"]]
     ringing = {
         "trap-to-vmm": costs.exit_user,
         "trap-to-kernel": costs.exit_kernel + costs.sig,
         "kernel-call": costs.exit_kernel,
         "polled": costs.prod_shared,
     }[row.doorbell]
-    within = [0] * len(guests) if row.has_worker else consumed  # a PROD write is over when its commands are consumed
-    rung = [counts.doorbells * ringing + time for counts, time in zip(run.guests, within, strict=True)]
-    made["PROD write"] = max(rung) / queues  # the driver writes PROD of a queue one CPU after the other
-    return made
+    writes = counts.doorbells if alone else each.drains  # a drain may cover several
+    return writes * ringing + (0 if row.has_worker else consumed)
 
 
-def _vcpus(run: Run) -> float:
-    """Time between operations, as it was, and the least time of the measured operations.
-
-    The latter is what company cannot spare an operation: it may find the worker awake, the signal already given,
-    another's PROD write about to carry its commands, and its own read of CONS on the way when they are done.
-    """
-    ops = run.ops
-    first: dict[tuple[int, int], int] = {}
-    last: dict[tuple[int, int], int] = {}
-    for guest, vcpu, start, latency in zip(ops["guest"], ops["vcpu"], ops["start"], run.latencies, strict=True):
-        first.setdefault((guest, vcpu), start)
-        last[guest, vcpu] = start + latency
-    idle = sum(last.values()) - sum(first.values()) - sum(run.latencies)
-    if run.approach.front == "virtio-iommu":
-        least = sum(_consumed(run, guest) for guest in range(len(run.guests))) + len(ops) * sum(_request(run))
-        return (idle + least) / max(1, len(first))
-    return (idle + max(_least(run))) / max(1, len(first))
+# -- rings of requests -------------------------------------------------------------------------------------------------
 
 
-def _least(run: Run) -> tuple[int, int]:
-    """Least time of the measured operations, twice, ns.
-
-    The lists of an operation may overlap: all are written, then the last is consumed; or the first is written, then all
-    are consumed.
-    """
-    ops, row, costs, load = run.ops, run.approach, run.scenario.costs, run.scenario.workload
-    rows = run.measured
-    own = len(rows) * costs.fq_add if isinstance(load, Unmaps) and load.lazy else 0
-    batches = [commands for name in ("tlbi", "atc") for k in rows if (commands := ops[name][k])]
-    syncs, all_of_it = len(batches), sum(batches)
-    first = sum(min(commands, CMDQ_BATCH_ENTRIES) for commands in batches)
-    last = sum((commands - 1) % CMDQ_BATCH_ENTRIES + 1 for commands in batches)
-    leaving = {"trap-to-vmm": costs.exit_user, "polled": costs.prod_shared + costs.poll, "direct": costs.mmio_w}
-    own += syncs * (costs.g_fix + leaving.get(row.doorbell, costs.exit_kernel))
-
-    def consume(commands: int) -> int:
-        if callable(row.consumer):
-            return 0
-        if row.executes_directly:
-            return commands * _command(run) + syncs * costs.t_sync
-        calls = commands if row.handoff in ONE_BY_ONE else syncs
-        return _service(run, commands + syncs, commands, calls, calls, commands, syncs)
-
-    return own + (all_of_it + syncs) * costs.g_cmd + consume(last), own + first * costs.g_cmd + consume(all_of_it)
+def _requests(run: Run, paths: Paths, queues: Mapping[str, Served]) -> dict[str, tuple[int, int]]:
+    """The requests of each ring: how many, and the time of their consumer, ns."""
+    scenario, costs, ops = run.scenario, run.scenario.costs, run.ops
+    number: Counter[str] = Counter()
+    time: Counter[str] = Counter()
+    asked = Counter(zip(ops["guest"], ops["vcpu"], ops["kind"], ops["pages"], strict=True))
+    for (guest, vcpu, kind, pages), times in asked.items():
+        (reach,) = scenario.reaches(guest, vcpu)
+        ring = paths[guest, reach.instance][0]
+        taken = costs.vq_take
+        if reach.smmus and pages:  # else it is no business of the host
+            taken += costs.ioctl if _row(run, ring).consumer == "vmm" else 0
+            taken += costs.host_map + pages * costs.pin if kind == _MAP else costs.host_unmap + pages * costs.unpin
+        number[ring] += times
+        time[ring] += times * taken
+    for ring, each in queues.items():
+        time[ring] += sum(_ran(costs, costs.hsubmit + costs.t_sync, *ran) for ran in each.issued.values())
+    return {ring: (number[ring], time[ring]) for ring in queues}
 
 
-def _service(run: Run, entries: int, commands: int, ioctls: int, lists: int, issued: int, drains: int) -> int:
-    """Time of a consumer in software for so many entries, so many of them commands, in so many drains, ns.
-
-    Args:
-        run: what it belongs to.
-        entries: taken from the guest's queue.
-        commands: those of them that are handed over.
-        ioctls: that hand them over.
-        lists: of the host, each with a CMD_SYNC that is waited for.
-        issued: commands in these lists.
-        drains: times that the consumer looks at PROD.
-    """
-    costs, row = run.scenario.costs, run.approach
-    host = lists * (costs.hsubmit + costs.t_sync) + issued * _command(run)
-    if row.consumer != "vmm":
-        capture = costs.capture * drains if row.has_worker else 0
-        return capture + entries * (2 * costs.copy + costs.conv) + host
-    host += ioctls * costs.ioctl
-    if row.handoff == "queue":
-        return entries * (2 * costs.copy + costs.conv) + host
-    return entries * costs.vmm_cmd + commands * (costs.copy + costs.conv) + host
-
-
-def _consumed(run: Run, guest: int) -> int:
-    """Time of a guest's consumer for all that it did, ns."""
-    costs, row, counts, table = run.scenario.costs, run.approach, run.guests[guest], run.batches
-    own = len(run.queues) // len(run.guests) - bool(row.fallback)
-    drains = [
-        (queue, entries)
-        for who, queue, entries in zip(table["guest"], table["queue"], table["commands"], strict=True)
-        if who == guest
-    ]
-    if any(queue >= own for queue, _ in drains):
-        counts = Counts()  # what the fallback caused is counted with the rest, so nothing is sure
-    issued = counts.host_commands - counts.host_syncs
-    if row.front == "virtio-iommu":
-        maps, unmaps = _pages(run, guest)
-        host = counts.host_syncs * (costs.hsubmit + costs.t_sync) + issued * _command(run)
-        taking = costs.vq_take + (costs.ioctl if row.consumer == "vmm" else 0)
-        mapping = len(maps) * (taking + costs.host_map) + sum(maps) * costs.pin
-        return mapping + len(unmaps) * (taking + costs.host_unmap) + sum(unmaps) * costs.unpin + host
-    handed = counts.ioctls if row.handoff in ONE_BY_ONE else issued
-    entries = [entries for queue, entries in drains if queue < own]
-    return _service(run, sum(entries), handed, counts.ioctls, counts.host_syncs, issued, len(entries))
-
-
-def _pages(run: Run, guest: int) -> tuple[list[int], list[int]]:
-    """Pages of a guest's MAP and of its UNMAP requests."""
-    rows = list(zip(run.ops["guest"], run.ops["kind"], run.ops["pages"], strict=True))
-    maps, unmaps = ([pages for who, kind, pages in rows if (who, kind) == (guest, each)] for each in (_MAP, _UNMAP))
-    return maps, unmaps
-
-
-def _request(run: Run) -> tuple[int, int, int]:
+def _request(run: Run, ring: str) -> tuple[int, int, int]:
     """Least time of a request besides its service: to add it, to kick, and to see the answer, ns."""
-    costs, row = run.scenario.costs, run.approach
+    costs, row = run.scenario.costs, _row(run, ring)
     kick = costs.exit_user if row.consumer == "vmm" else 0  # a worker may run already, or see it before the exit
     return costs.vq_add, kick, costs.cons_shared if row.completion == "used-ring-poll" else costs.lpi
 
 
-def _command(run: Run) -> int:
-    """Least time of the engine for a command, ns."""
-    costs = run.scenario.costs
-    return min(costs.t_tlbi, costs.t_atc) if run.scenario.workload.ats_devices or any(run.ops["atc"]) else costs.t_tlbi
-
-
-def _engine(run: Run) -> float:
-    """Time of the engine, or of one of several, for all commands that reach the SMMU and its part of each CMD_SYNC."""
-    costs, row, counts, ops = run.scenario.costs, run.approach, run.counts, run.ops
-    if not row.executes_directly:
-        return (counts.host_commands - counts.host_syncs) * _command(run) + counts.host_syncs * costs.sync_occ
-    own = row.vcmdqs or len(run.queues)
-    syncs = sum(syncs for syncs, queue in zip(run.batches["syncs"], run.batches["queue"], strict=True) if queue < own)
-    time = sum(ops["tlbi"]) * costs.t_tlbi + sum(ops["atc"]) * costs.t_atc
-    time += (syncs + counts.host_syncs) * costs.sync_occ
-    return time / (len(run.queues) + 1 if row.execution == "parallel" else 1)  # one of them for the host's own queue
+def _request_lock(run: Run, ring: str, number: int, consumed: int) -> int:
+    """Time that a ring's lock was held: until the answer is seen, or the kick is over."""
+    row = _row(run, ring)
+    adding, kicking, answering = _request(run, ring)
+    polls = row.completion == "used-ring-poll"
+    return number * (adding + kicking + answering * polls) + consumed * (polls or row.consumer == "vmm")

@@ -12,7 +12,7 @@ import attrs
 
 from smmu_lab.charts import breakdown, breakdown_sheet, still, summary
 from smmu_lab.record import STAGES, Estimate, Run, Sample, Warmup, batch_means, noun_of, sectioned, settling
-from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, approach
+from smmu_lab.scenario import Approach, InvalidInput, Recorded, Scenario, read_approaches
 from smmu_lab.scenario.fields import Kind, invalid, only
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
@@ -59,12 +59,7 @@ def compare(
             PRECISION.read(precision)
         except ValueError:
             raise InvalidInput([invalid("precision", precision, PRECISION.valid)]) from None
-    rows = [each if isinstance(each, Approach) else approach(each) for each in approaches]
-    names = [row.name for row in rows]
-    if not rows:
-        raise InvalidInput(["approaches: none given: at least one row of the catalogue"])
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise InvalidInput(f"approaches: {name!r} is there twice: give one a name with but(name=...)" for name in twice)
+    rows = read_approaches(approaches)
     replications: list[Mapping[str, Run]] = []
     while True:
         number = len(replications)

@@ -159,7 +159,7 @@ def observe(
 
 def recorded(run: Run) -> tuple[Any, ...]:
     """All that was recorded, as plain values."""
-    tables = [table[name].tolist() for table in (run.ops, run.batches) for name in table.names]
+    tables = [table[name].tolist() for table in (run.ops, run.batches, run.stops, run.issued) for name in table.names]
     return tables, run.guests, run.queues, run.events
 
 

@@ -1,7 +1,8 @@
-"""What people look at and touch: live views.
+"""What people look at and touch: live views, and the machine as it stands.
 
-Here belong the widgets. Not here: what keeps results (`smmu_lab.study`), and the pictures themselves, which are pure
-functions of records (`smmu_lab.charts`); a widget only chooses what is drawn.
+Here belong the widgets, and what shows a scenario or a run in several ways at once. Not here: what keeps results
+(`smmu_lab.study`), and the pictures themselves, which are pure functions of records (`smmu_lab.charts`); a widget only
+chooses what is drawn.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from smmu_lab.view.topology import show_topology
+
 if TYPE_CHECKING:
     from smmu_lab.scenario import Approach, Scenario
     from smmu_lab.view.explorer import Explorer
 
-__all__ = ["explore"]
+__all__ = ["explore", "show_topology"]
 
 DEFAULT = ("qemu-today", "batched", "native-queue", "short-path", "vcmdq", "bare-metal")
 """The approaches of the mail that exist today, and bare metal as the reference."""

@@ -47,9 +47,51 @@ def test_a_scenario_file_is_the_base_of_the_flags(tmp_path):
     assert (data["workload"]["pages"], data["vcpus"]) == (3, 3)
 
 
+def test_a_topology_is_shown_and_exported(tmp_path):
+    file = tmp_path / "machine.graphml"
+    done = run("topology", "per-smmu", "--by", "vcmdq", "--vcpus", "2", "--graphml", str(file))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "<graphml" in file.read_text()
+    shown = run("topology", "per-smmu", "--by", "vcmdq", "--run", "--set", "workload.ops=20")
+    assert "What limits most" in shown.stdout
+    assert run("topology", "broadcast", "--dot").stdout.startswith("digraph")
+
+
+def test_a_topology_comes_from_a_file(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "broadcast"\nsmmus = 3\n')
+    done = run("compare", "batched", "--topology", str(file), "--ops", "20", "--json")
+    assert json.loads(done.stdout)["scenario"]["topology"]["smmus"] == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("layouts", "vcmdq", "--topology", "broadcast"), "one-smmu-per-vcmdq"),
+        (("amplification", "batched", "--smmus", "1,2,4", "--no-ats", "--set", "workload.ops=20"), "grows linearly"),
+        (("neighbours", "vcmdq", "--set", "workload.ops=50"), "private queue"),
+        (("contention", "batched", "--over", "guests=1,2", "--set", "workload.ops=20"), "guests = 2"),
+    ],
+)
+def test_studies_of_topologies_print_their_tables(args, said):
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert json.loads(run(*args, "--json").stdout)
+
+
 @pytest.mark.parametrize(
     ("args", "lines"),
     [
+        (["topology", "per-smu"], ["topology.preset 'per-smu': unknown; did you mean 'per-smmu'?"]),
+        (
+            ["compare", "vcmdq", "--topology", "broadcast"],
+            ["topology under vcmdq: guest0.vsmmu0 -> smmu0, smmu1 breaks the rule 'one-smmu-per-vcmdq'"],
+        ),
+        (["topology", "--set", "topology.smmus=2"], ["topology.smmus: 2 is not valid: 1 without layouts"]),
+        (["amplification", "--smmus", "few"], ["smmus: 'few' is not valid: numbers such as 1,2,4 or 1-16"]),
+        (["contention", "batched", "--over", "guests"], ["over['guests']: [] is not valid"]),
+        (["compare", "--guests", "2", "--set", "neighbour.guests=2"], ["neighbour.guests: 2 is not valid"]),
         (["compare", "--pages", "0"], ["workload.pages: 0 is not valid: a positive integer"]),
         (["compare", "--set", "workload.pagse=3"], ["workload.pagse: unknown; did you mean 'pages'?"]),
         (["compare", "batchd"], ["approach 'batchd': unknown; did you mean 'batched'?"]),

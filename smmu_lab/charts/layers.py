@@ -53,7 +53,8 @@ WIDEST, THIN = 7, 1
 """Widths of the edges with most and with fewest commands, px."""
 MOST_LABELS = 14
 """Of more edges side by side none has a label: nobody could tell whose it is. The table has them all."""
-LIMITS = "\N{BLACK RIGHT-POINTING TRIANGLE} limits"
+MARK = "\N{BLACK RIGHT-POINTING TRIANGLE}"
+"""Before the word that something limits the throughput."""
 
 Area = tuple[float, float, float, float]
 
@@ -97,7 +98,7 @@ def layers_sheet(graph: DiGraph[str], loads: Loads | None = None, bottleneck: Co
                 f"{load.commands:,}" if load and cell.kind != "host-cpu" else "",
                 _busy(small, cell, loads),
                 show_number(load.waiting) if load and load.waiting is not None else "",
-                "limits" if not set(cell.names).isdisjoint(bottleneck) else "",
+                _limits(cell, bottleneck),
             )
         )
     head = ("what", "kind", "about", "leads to", "commands", "at work", "waiting", "throughput")
@@ -137,6 +138,12 @@ def _about(small: Gathered, cell: Cell) -> list[str]:
     drains = f"{most} queue{'s'[: most > 1]}"
     said = [f"drains {drains}" if one else f"{drains} each" if least == most else f"{least} to {drains} each"]
     return said if cell.kind != "worker" else [*said, f"on {_cpus(small, cell)}"]
+
+
+def _limits(cell: Cell, bottleneck: Collection[str]) -> str:
+    """Whether a cell, or how many of its nodes, limit the throughput."""
+    number = len(set(cell.names) & set(bottleneck))
+    return "" if not number else "limits" if number == len(cell.names) else f"{number:,} limit"
 
 
 def _device(cell: Cell) -> list[str]:
@@ -186,21 +193,21 @@ class _Picture:
     def _box(self, cell: Cell) -> Box:
         load = self.small.load(cell, self.loads)
         inner = cell.parent is not None and cell.kind != "device"
-        marked = not set(cell.names).isdisjoint(self.bottleneck)
+        limits = _limits(cell, self.bottleneck)
         width = WIDTHS[COLUMN["smmu" if cell.parent and cell.parent.kind == "smmu" and inner else cell.kind]]
-        box = Box(cell, width - (2 * PAD + 2) * inner, bar=load.busy if load else None, marked=marked)
+        box = Box(cell, width - (2 * PAD + 2) * inner, bar=load.busy if load else None, marked=bool(limits))
         room = box.width - box.indent - 3
-        for words, style in self._words(cell, load, marked):
+        for words, style in self._words(cell, load, limits):
             box.lines += [(line, style) for line in lines(words, room, "strong" in style)]
         return box
 
-    def _words(self, cell: Cell, load: Load | None, marked: bool) -> Iterator[tuple[str, str]]:
+    def _words(self, cell: Cell, load: Load | None, limits: str) -> Iterator[tuple[str, str]]:
         """The words of a box, each with a class."""
         one = len(cell.names) == 1
         title = {"vmm": "VMM", "kernel": "kernel", "cmdq": "CMDQ of the host", "vintf": "VINTF"}.get(cell.kind)
         yield title if title and one else f"{len(cell.names):,} more" if cell.more else cell.short, "strong"
-        if marked:
-            yield LIMITS, "small strong"
+        if limits:
+            yield f"{MARK} {limits}", "small strong"
         ats = ", ATS" if cell.about.get("ats") else ""
         if one and cell.kind in ("device", "vintf"):
             yield cell.names[0].rpartition(".")[0].removesuffix(".pcie") + ats, "faint small"
@@ -358,7 +365,7 @@ class _Picture:
         if any(way.back for way in self.plan.ways):
             yield "dashed: the VMM runs what stopped the hardware"
         if self.bottleneck:
-            yield f"thick border, {LIMITS}: what limits the throughput"
+            yield f"thick border, {MARK}: what limits the throughput"
 
 
 def _room(way: Way, width: float, thick: float, taken: Sequence[Area]) -> Area | None:

@@ -106,7 +106,8 @@ class _Guest:
     ) -> None:
         self.graph, self.scenario, self.row, self.number, self.threads = graph, scenario, row, number, threads
         self.layout = scenario.layout(number)
-        self.name = _add(graph, f"guest{number}", "guest", {"host": "has"}, number=number)
+        about = {"number": number, "neighbour": scenario.is_neighbour(number)}
+        self.name = _add(graph, f"guest{number}", "guest", {"host": "has"}, **about)
         self.vsmmus = [name for name, _, _ in self.layout.named()]
         self.queues = 0
 

@@ -166,6 +166,13 @@ def test_what_limits_stands_for_itself_among_many(name):
     assert gather(graph, [name]).of[name].names == (name,)
 
 
+def test_of_many_it_is_said_how_many_limit():
+    graph = graph_of("one-smmu", "batched", 64)
+    some, every = ([f"guest{k}.vmm" for k in range(number)] for number in (10, 64))
+    assert "\N{BLACK RIGHT-POINTING TRIANGLE} 7 limit" in words(layers(graph, bottleneck=some))
+    assert [row[-1] for row in layers_sheet(graph, bottleneck=every).rows if row[1] == "vmm"] == ["limits"] * 4
+
+
 def test_many_guests_are_gathered_and_said_to_be():
     said = words(layers(graph_of("one-smmu", "batched", 64, 2)))
     assert [line for line in said if line.startswith("guest")][:3] == ["guest0", "guest1", "guest2"]

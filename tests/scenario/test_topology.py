@@ -279,7 +279,7 @@ ROWS = [
 def vsmmus(draw, smmus, row, own):
     """A vSMMU over up to so many SMMUs, or for emulated devices, or for both: as the approach can take it."""
     domains = st.sampled_from("abc").map(lambda name: name + own)
-    accel = draw(st.booleans()) or row.on_metal
+    accel = draw(st.booleans())
     reads_all = row.decodes_all or row.on_metal
     over = st.sampled_from(draw(st.lists(st.integers(0, smmus - 1), min_size=1, max_size=1 if row.has_vcmdqs else 3)))
     devices = []
@@ -300,12 +300,16 @@ def layouts(draw, smmus, row):
     """One to three vSMMUs; domains span them or do not, and not all of them are worked on."""
     apart = row.front == "virtio-iommu" or draw(st.booleans())
     made = [draw(vsmmus(smmus, row, str(k) if apart else "")) for k in range(draw(st.integers(1, 3)))]
-    there = sorted({each["domain"] for vsmmu in made for each in vsmmu["devices"] if "domain" in each})
+    devices = [each for vsmmu in made for each in vsmmu["devices"] if "domain" in each]
+    there = {each["domain"] for each in devices}
+    if row.on_metal:
+        there -= {each["domain"] for each in devices if "kind" in each}
     assume(there)
     if draw(st.booleans()):
         names = draw(st.lists(MINE, min_size=len(made), max_size=len(made), unique=True))
         made = [vsmmu | {"name": name} for vsmmu, name in zip(made, names, strict=True)]
-    return Layout(vsmmus=made, drives=draw(st.lists(st.sampled_from(there), max_size=3)))
+    driven = st.lists(st.sampled_from(sorted(there)), min_size=int(row.on_metal), max_size=3)
+    return Layout(vsmmus=made, drives=draw(driven))
 
 
 @st.composite

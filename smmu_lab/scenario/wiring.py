@@ -51,8 +51,8 @@ def wire(scenario: Scenario, row: Approach) -> DiGraph[str]:
         A directed graph without cycles. Every node and edge has a ``kind``; for those of nodes see `KINDS`. What is
         numbered has a ``number``. A queue has the ``row`` that serves it, its ``guest``, ``number`` in its guest,
         ``instance`` (the number of its vSMMU, or on bare metal of its SMMU) and ``smmus`` (their numbers); so has a
-        cmdq on bare metal. A cmdq is ``alone`` where one thread at a time can be in it and nothing else reaches its
-        SMMU.
+        cmdq on bare metal. A cmdq is ``alone`` where one thread, for one guest, can be in it and nothing else reaches
+        its SMMU. A guest that is not measured is a ``neighbour``.
 
     >>> import networkx
     >>> from smmu_lab.scenario.topology import Topology

@@ -240,7 +240,7 @@ class Settings:
                 try:
                     given[head] = given[head].but(inner)
                 except InvalidInput as error:
-                    problems += error.problems
+                    problems += moved(error.problems, read.where, self.path(head))
         try:
             made = type(self)(**given)
         except InvalidInput as error:
@@ -248,6 +248,15 @@ class Settings:
         if problems:
             raise InvalidInput(problems)
         return made
+
+
+def moved(problems: Iterable[str], place: str, to: str) -> list[str]:
+    """Lines about settings that stand elsewhere than their class says.
+
+    >>> moved(["workload.pages: 0 is not valid"], "workload", "neighbour.workload")
+    ['neighbour.workload.pages: 0 is not valid']
+    """
+    return [to + line[len(place) :] if line.startswith(f"{place}.") else line for line in problems]
 
 
 def invalid(path: str, value: Any, valid: str) -> str:

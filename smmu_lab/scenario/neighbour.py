@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from smmu_lab.scenario.fields import Kind, Settings, named, setting, settings, whole
+from smmu_lab.scenario.fields import InvalidInput, Kind, Settings, moved, named, setting, settings, whole
 from smmu_lab.scenario.workload import Unmaps
 
 
-@settings
-class NeighbourLoad(Unmaps):
-    """What a neighbour does: as any guest, but that messages name its own path."""
-
-    where: ClassVar[str] = "neighbour.workload"
-
-
-def _read_load(value: Any) -> NeighbourLoad:
-    if isinstance(value, NeighbourLoad):
-        return value
+def _read_load(value: Any) -> Unmaps:
     if isinstance(value, Unmaps):
-        return NeighbourLoad(**value.values())
+        return value
     if not isinstance(value, Mapping):
         raise ValueError
-    return NeighbourLoad(**named(value, NeighbourLoad.where))
+    try:
+        return Unmaps(**named(value, "neighbour.workload"))
+    except InvalidInput as error:
+        raise InvalidInput(moved(error.problems, Unmaps.where, "neighbour.workload")) from None
 
 
 @settings

@@ -207,7 +207,7 @@ Sheet(
 # * `short-path-sync` has light exits: the difference shrinks, and does not turn, for every instance still has a wait of its own.
 # * `per-command` turns it. The v1 patch answers every TLBI and each of the k ATC_INVs with an ATC_INV for *each device of the domain behind an SMMU*, on all k SMMUs: k times k lists. That is no line, and the table says so. A vSMMU for each keeps every fan-out to
 #   one device.
-# * `vcmdq` has no choice, and hardly needs one: nobody else who has a vSMMU for each comes near it.
+# * `vcmdq` has no choice, and here it would like one: `short-path-sync` that broadcasts adds less per SMMU than a VCMDQ on each, for its one light exit covers them all.
 #
 # ## What a broadcast costs in throughput
 #
@@ -232,7 +232,7 @@ Sheet(
 )
 
 # %% [markdown]
-# Whoever holds the big lock longest. And look at `batched`: with a queue for each vCPU there is nobody to be batched with, so it is `qemu-today` again, and twice as fast as with a queue for all.
+# Whoever holds the big lock longest. And look at `batched`: with a queue for each vCPU there is nobody to be batched with, so it is `qemu-today` again, and nearly twice as fast as with a queue for all.
 #
 # ## A machine of your own
 #

@@ -136,7 +136,7 @@ ranges.slowdown_sheet()
 #
 # ## Where do 131 and 260 µs come from?
 #
-# Look at the p99s of `short-path` in the first table, beside a flood and with the stall: hardly any scatter, whatever the seed. And `short-path-polled`, a different approach, has nearly
+# Look at the p99s of `short-path` in the first table, beside a flood and with the stall: few values, whatever the seed, and each about twice another one. And `short-path-polled`, a different approach, has nearly
 # the same two. No queue does that.
 
 # %%

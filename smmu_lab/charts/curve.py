@@ -64,7 +64,10 @@ def curve(
         return left + (right - left) * (value - x[0]) / ((x[-1] - x[0]) or 1)
 
     parts = [text(title, 0, 14, "strong")]
-    step = ticks(top_value - bottom_value, 6)[1]
+    finer = 1
+    while (top_value - bottom_value) * finer < 6:
+        finer *= 10
+    step = ticks((top_value - bottom_value) * finer, 6)[1] / finer
     value = -(-bottom_value // step) * step
     while value <= top_value:
         parts += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,7 +61,7 @@ def layouts(
 
     made = scenario_of(scenario, {}, assignments)
     with progress() as say:
-        result = run(made, preset or PRESETS, names, say)
+        result = run(made, [place(each) for each in preset or PRESETS], names, say)
     answer(result, result.to_dict, as_json)
 
 
@@ -116,10 +116,14 @@ def contention(
     from smmu_lab.study import contention as run
 
     made = scenario_of(scenario, {}, assignments)
-    wanted = {}
+    wanted: dict[str, list[Any]] = {}
     for each in over or ["guests=1,2,4,8,16"]:
         path, equals, values = each.partition("=")
-        wanted[path] = [read_assignment(f"{path}={value}")[1] for value in values.split(",")] if equals else []
+        wanted[path] = (
+            wanted.get(path, []) + [read_assignment(f"{path}={value}")[1] for value in values.split(",")]
+            if equals
+            else []
+        )
     with progress() as say:
         result = run(made, names, wanted, progress=say)
     answer(result, result.to_dict, as_json)
@@ -131,7 +135,9 @@ def _numbers(text: str) -> list[int]:
         made = []
         for part in text.split(","):
             first, dash, last = part.partition("-")
-            made += list(range(int(first), min(int(last), 64) + 1)) if dash else [int(first)]
+            made += list(range(int(first), min(int(last), 1000) + 1)) if dash else [int(first)]
     except ValueError:
         raise InvalidInput([f"smmus: {text!r} is not valid: numbers such as 1,2,4 or 1-16"]) from None
+    if not made:
+        raise InvalidInput([f"smmus: {text!r} is not valid: numbers such as 1,2,4 or 1-16"])
     return made

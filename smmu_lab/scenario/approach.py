@@ -13,6 +13,7 @@ from smmu_lab.scenario.fields import (
     InvalidInput,
     Kind,
     Settings,
+    invalid,
     one_of,
     setting,
     settings,
@@ -531,6 +532,8 @@ def read_approaches(asked: Iterable[Approach | str]) -> tuple[Approach, ...]:
     Raises:
         InvalidInput: none, an unknown one, or two of the same name.
     """
+    if not isinstance(asked, Iterable) or isinstance(asked, str):
+        raise InvalidInput([invalid("approaches", asked, "a list of rows of the catalogue")])
     rows = tuple(each if isinstance(each, Approach) else approach(each) for each in asked)
     if not rows:
         raise InvalidInput(["approaches: none given: at least one row of the catalogue"])

@@ -99,9 +99,11 @@ def fit(smmus: Sequence[int], means: Sequence[Sequence[float]]) -> Fit:
     varied = sum((y - fmean(grown)) ** 2 for y in grown)
     off, rise = round(max(map(abs, apart)), 6), slope.value * (smmus[-1] - smmus[0])  # less is rounding
     low, high = (slope.value if end is None else end for end in (slope.low, slope.high))
-    if low <= 0 <= high and off <= STRAIGHT * fmean(map(fmean, means)):
+    level = STRAIGHT * fmean(map(fmean, means))
+    level_or_so = low <= 0 <= high and off <= level
+    if level_or_so and max(abs(low), abs(high)) * (smmus[-1] - smmus[0]) <= level:
         shape = "flat"
-    elif len(smmus) < 3:
+    elif len(smmus) < 3 or level_or_so:
         shape = "open"
     else:
         shape = "linear" if off <= STRAIGHT * abs(rise) else "not linear"

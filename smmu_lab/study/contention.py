@@ -123,7 +123,7 @@ class Contention(Shown):
         worst, theirs = max(self._ran, key=lambda each: each[1].slowdown.value)
         unfair, most = min(self._ran, key=lambda each: each[1].fairness.value)
         said = f"Nothing is slower than at its first point ({worst.where})"
-        if theirs.slowdown.value > 1:
+        if (theirs.slowdown.low or theirs.slowdown.value) > 1:
             said = (
                 f"{worst.approach} is slowed most: {show_ratio(theirs.slowdown)} times its first point's mean at "
                 f"{worst.where}, limited by the {theirs.station}"
@@ -291,10 +291,14 @@ def contention(
 
 
 def _read_over(over: Mapping[str, Iterable[Any]]) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(over, Mapping):
+        raise InvalidInput([invalid("over", over, 'a mapping of paths to values, e.g. {"guests": [1, 2, 4]}')])
     problems, settings = [], {}
     for path, values in over.items():
         if isinstance(values, str | Mapping) or not isinstance(values, Iterable) or not (read := tuple(values)):
             problems.append(invalid(f"over[{path!r}]", values, "a list of at least one value"))
+        elif path == "seed":
+            problems.append("over['seed']: seeds follow the scenario's own, one for each replication: use replications")
         else:
             settings[path] = read
     if problems:

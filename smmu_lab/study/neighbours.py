@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from smmu_lab.arch import CMDQ_BATCH_ENTRIES
 from smmu_lab.record import KINDS, Distribution, Estimate, Run, noun_of, quantile, sectioned, settling
 from smmu_lab.scenario import (
     Approach,
@@ -30,7 +31,7 @@ from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
 from smmu_lab.study.fairness import by_guest, jain, rates
 from smmu_lab.study.figures import ratio, read_replications, show_margin, show_ratio, too_few, unsure
-from smmu_lab.study.promises import Evidence, Op, Outcome, Promise, promises
+from smmu_lab.study.promises import STANDING, Evidence, Op, Outcome, Promise, promises
 from smmu_lab.study.shown import Shown
 from smmu_lab.units import show_number, show_time
 
@@ -63,6 +64,7 @@ class Case:
         fairness: Jain's index over the rates that guests have beside each other, each over its rate alone: beside an
             equal guest, and beside a flood.
         outcomes: what the approach promises, and what its tests say.
+        standing: share of the time for which the neighbour's device is stalled.
         unsure: what makes these figures less than they seem, one sentence each.
     """
 
@@ -70,7 +72,13 @@ class Case:
     latency: Mapping[str, Distribution]
     fairness: Mapping[str, Estimate]
     outcomes: tuple[tuple[Promise, Outcome], ...]
+    standing: float
     unsure: tuple[str, ...]
+
+    @property
+    def stands(self) -> bool:
+        """The device is stalled for long enough to be felt, or it is felt."""
+        return self.standing >= STANDING or (self.harm().low or 0.0) > 0
 
     @property
     def kept(self) -> bool | None:
@@ -153,8 +161,13 @@ class Neighbours(Shown):
         if broken := [f"{name} ({promise.name})" for name, promise, outcome in found if outcome.answer == "broken"]:
             said.append(f"broken: {', '.join(broken)}")
         if found:
-            said.append(f"{answers.count('holds')} of {len(found)} promises hold")
-        if harm := {name: case.harm().value for name, case in self.cases.items() if not case.outcomes}:
+            tested = [answer for answer in answers if answer in ("holds", "broken")]
+            untold = len(found) - len(tested)
+            if tested:
+                said.append(f"{tested.count('holds')} of {len(tested)} promises hold")
+            if untold:
+                said.append(f"{untold} could not be tested, or not told")
+        if harm := {name: case.harm().value for name, case in self.cases.items() if not case.outcomes and case.stands}:
             cost = _between(harm, show_time)
             said.append(f"where nothing is promised, another guest's stalled device costs {cost} in the mean")
         felt = _between({name: case.slowdown("flood", 0.99).value for name, case in self.cases.items()}, show_number)
@@ -216,7 +229,10 @@ class Neighbours(Shown):
         rows = []
         for name, case in self.cases.items():
             told = [(promise.name, _SHORT.get(out.answer, out.answer), out.measured) for promise, out in case.outcomes]
-            rows += [(name, *each) for each in told or [("-", "-", f"{show_margin(case.harm(), '+')} by the stall")]]
+            harm = f"{show_margin(case.harm(), '+')} by the stall"
+            if not case.stands:
+                harm += f"; the device is stalled for {case.standing:.1%} of the time only"
+            rows += [(name, *each) for each in told or [("-", "-", harm)]]
         return Sheet(head, rows, left=head, caption="what is promised about other guests, and whether that holds")
 
     def tests_sheet(self) -> Sheet:
@@ -344,8 +360,12 @@ def _company(scenario: Scenario, load: Unmaps, flood: Unmaps, late: int) -> dict
         return scenario.but({"guests": 2, "neighbour.guests": 1, "neighbour.workload": neighbour})
 
     with_ats = beside(load.but(ats_devices=ats))
-    if not any(sum(reach.ats) for v in range(scenario.vcpus) for reach in with_ats.reaches(1, v)):
+    vcpus = range(scenario.vcpus)
+    if not any(sum(reach.ats) for v in vcpus for reach in with_ats.reaches(1, v)):
         raise InvalidInput(["topology: the neighbour's vCPUs work on no device with ATS, so nothing could be stalled"])
+    ours, theirs = ({k for v in vcpus for reach in with_ats.reaches(who, v) for k in reach.smmus} for who in (0, 1))
+    if not ours & theirs:
+        raise InvalidInput(["topology: the two guests work behind no common SMMU, so neither could disturb the other"])
     return {
         "alone": scenario,
         "equal": beside(load),
@@ -366,6 +386,8 @@ def _case(row: Approach, runs: Mapping[str, Sequence[Run]], late: int) -> Case:
         ops={name: list(map(_quiet, runs[name])) for name in COMPANY},
         stall=late,
         standing=fmean(map(_standing, runs["stalled"])),
+        backlog=_backlog(runs["flood"]),
+        instances=max(Counter(k for vsmmu in scenario.layout(0).vsmmus for k in vsmmu.smmus).values(), default=1),
         others=sum(sum(guest == 1 for guest in run.ops["guest"]) for name in COMPANY for run in runs[name]),
     )
     return Case(
@@ -376,8 +398,21 @@ def _case(row: Approach, runs: Mapping[str, Sequence[Run]], late: int) -> Case:
             "flood": _fairness(runs["flood"], runs["alone"], runs["the flood alone"]),
         },
         tuple((promise, promise.check(seen)) for promise in promises(row, scenario)),
+        seen.standing,
         tuple(dict.fromkeys([*(line for name in COMPANY for line in unsure(runs[name])), *_outside(row, scenario)])),
     )
+
+
+def _backlog(runs: Sequence[Run]) -> int:
+    """What one list of each of the neighbour's vCPUs keeps an engine busy for, ns."""
+    scenario = runs[0].scenario
+    most = [
+        min(
+            CMDQ_BATCH_ENTRIES, max([batch.tlbi for batch in scenario.batches(1, v, scenario.neighbour.workload.pages)])
+        )
+        for v in range(scenario.vcpus)
+    ]
+    return sum(most) * scenario.costs.t_tlbi
 
 
 def _fairness(beside: Sequence[Run], quiet: Sequence[Run], neighbour: Sequence[Run]) -> Estimate:

@@ -11,7 +11,7 @@ import attrs
 
 from smmu_lab.charts import Load, layers, layers_sheet, still
 from smmu_lab.record import Run
-from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach, wire
+from smmu_lab.scenario import Approach, InvalidInput, Scenario, read_approaches, wire
 from smmu_lab.scenario.interchange import dot, graphml, scalars
 from smmu_lab.sheet import Sheet
 from smmu_lab.study.bounds import bound
@@ -20,6 +20,9 @@ from smmu_lab.study.shown import Shown
 
 if TYPE_CHECKING:
     from networkx import DiGraph
+
+IDLE = 0.1
+"""A part of the run: a resource that is needed for less limits nothing."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -127,10 +130,11 @@ def show_topology(what: Scenario | Run, by: Approach | str | None = None) -> Mac
     if isinstance(what, Run):
         if by is not None:
             raise InvalidInput([f"by: {by!r} is not valid: a run has its own approach, {what.approach.name}"])
-        return Machine(what.scenario, what.approach, what.graph, _limit(what), loads(what), bottleneck(what))
+        limits = bottleneck(what) if bound([what]).reached >= IDLE else ()
+        return Machine(what.scenario, what.approach, what.graph, _limit(what), loads(what), limits)
     if not isinstance(what, Scenario):
         raise InvalidInput([f"what: {what!r} is not valid: a Scenario or a Run"])
-    row = approach(by) if isinstance(by, str) else by or approach("qemu-today")
+    (row,) = read_approaches([by or "qemu-today"])
     if problems := what.refuses(row):
         raise InvalidInput(problems)
     graph = wire(what, row)
@@ -145,7 +149,7 @@ def _parts(graph: DiGraph[str]) -> str:
     """How many there are of what."""
     kinds = Counter(kind for _, kind in graph.nodes(data="kind"))
     queues = sum("row" in about for about in graph.nodes.values())
-    names = {"vmm": "VMM", "worker": "worker", "kernel": "caller in the kernel", "vintf": "VINTF"}
+    names = {"vmm": "VMM", "worker": "worker", "kernel": "kernel call", "vintf": "VINTF"}
     by = " and ".join(_number(kinds[kind], name) for kind, name in names.items() if kinds[kind])
     drained = f", which {by} drain{'s'[: sum(kinds[kind] for kind in names) == 1]}" if by else ""
     smmus = _number(kinds["smmu"], "SMMU")
@@ -157,6 +161,8 @@ def _limit(run: Run) -> str:
     if not run.measured:
         return "Nothing was measured."
     limit, nodes = bound([run]), bottleneck(run)
+    if limit.reached < IDLE:
+        return f"Nothing limits: whatever is busiest is needed for {limit.reached:.0%} of the run."
     station = limit.station + ", with the time between their operations" * (limit.station == "vCPUs")
     where = f"{nodes[0]} and {len(nodes) - 1} more" if len(nodes) > 1 else nodes[0]
     return (

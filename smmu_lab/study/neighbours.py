@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 
-from smmu_lab.arch import CMDQ_BATCH_ENTRIES
 from smmu_lab.record import KINDS, Distribution, Estimate, Run, noun_of, quantile, sectioned, settling
 from smmu_lab.scenario import (
     Approach,
@@ -404,15 +403,11 @@ def _case(row: Approach, runs: Mapping[str, Sequence[Run]], late: int) -> Case:
 
 
 def _backlog(runs: Sequence[Run]) -> int:
-    """What one list of each of the neighbour's vCPUs keeps an engine busy for, ns."""
+    """What one unmap of each of the neighbour's vCPUs keeps an engine busy for, ns; all its lists are out at once."""
     scenario = runs[0].scenario
-    most = [
-        min(
-            CMDQ_BATCH_ENTRIES, max([batch.tlbi for batch in scenario.batches(1, v, scenario.neighbour.workload.pages)])
-        )
-        for v in range(scenario.vcpus)
-    ]
-    return sum(most) * scenario.costs.t_tlbi
+    pages = scenario.neighbour.workload.pages
+    batches = [scenario.batches(1, v, pages) for v in range(scenario.vcpus)]
+    return sum([max([batch.tlbi for batch in each], default=0) for each in batches]) * scenario.costs.t_tlbi
 
 
 def _fairness(beside: Sequence[Run], quiet: Sequence[Run], neighbour: Sequence[Run]) -> Estimate:

@@ -9,11 +9,12 @@ from smmu_lab.scenario.bundled import traces
 from smmu_lab.scenario.costs import Cost, Costs, costs
 from smmu_lab.scenario.fault import Fault
 from smmu_lab.scenario.fields import InvalidInput, read_assignment
+from smmu_lab.scenario.layout import Device, Layout, Vsmmu
 from smmu_lab.scenario.machine import Host, Smmu
 from smmu_lab.scenario.neighbour import Neighbour
 from smmu_lab.scenario.recorded import Publication, Trace
 from smmu_lab.scenario.scenario import Scenario
-from smmu_lab.scenario.topology import Device, Layout, Topology, Vsmmu
+from smmu_lab.scenario.topology import Topology
 from smmu_lab.scenario.trace import TraceError, read_trace
 from smmu_lab.scenario.wiring import wire
 from smmu_lab.scenario.workload import Batch, Operation, Recorded, Unmaps, flush_batches, unmap_batches

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from smmu_lab.scenario.approach import Approach, approach
 from smmu_lab.scenario.fields import invalid
-from smmu_lab.scenario.topology import Layout, breaks
+from smmu_lab.scenario.layout import Layout, breaks
 from smmu_lab.scenario.workload import Recorded, Unmaps
 from smmu_lab.units import show_time
 
@@ -32,21 +32,22 @@ def misplaced(scenario: Scenario) -> Iterator[str]:
             continue
         layouts = _layouts(scenario, who)
         reached = [
-            (layout, layout.reaches(domain, on_metal))
+            reach
             for layout in layouts
             for domain in layout.driven
             for on_metal in (False, True)
+            for reach in layout.reaches(domain, on_metal)
         ]
         if isinstance(load, Recorded):
             if any(len(layout.vsmmus) > 1 for layout in layouts):
                 yield f"{where}.kind: 'recorded' cannot be in topology {topology.name!r}: the guest had one vSMMU"
             continue
-        if load.cd_every and any(len(reach.ats) > 1 for _, reaches in reached for reach in reaches):
+        if load.cd_every and any(len(reach.ats) > 1 for reach in reached):
             yield (
                 f"{where}.cd_every: {load.cd_every} cannot be where a vSMMU spans several SMMUs: its CFGI_CD has one "
                 "StreamID, and is for one of them"
             )
-        ats = max((sum(reach.ats) for _, reaches in reached for reach in reaches), default=0)
+        ats = max([sum(reach.ats) for reach in reached], default=0)
         if load.stall and not 0 < ats < 64:
             yield f"{where}.stall: {show_time(load.stall)} cannot be with {ats} devices with ATS: it needs 1 to 63"
 
@@ -58,7 +59,7 @@ def _layouts(scenario: Scenario, guests: Iterable[int]) -> list[Layout]:
 
 
 def unwired(scenario: Scenario, row: Approach) -> Iterator[str]:
-    """The edges of the topology that a rule forbids under an approach: see `smmu_lab.scenario.topology.RULES`."""
+    """The edges of the topology that a rule forbids under an approach: see `smmu_lab.scenario.layout.RULES`."""
     where = f"topology under {row.name}"
     decodes_all = row.decodes_all and (not row.fallback or approach(row.fallback).decodes_all)
     for number in range(min(scenario.guests, max(1, len(scenario.topology.layouts)))):

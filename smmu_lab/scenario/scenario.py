@@ -26,10 +26,11 @@ from smmu_lab.scenario.fields import (
     settings,
     whole,
 )
+from smmu_lab.scenario.layout import Device, Layout, Reach, Vsmmu
 from smmu_lab.scenario.machine import Host, Smmu
 from smmu_lab.scenario.neighbour import Neighbour
 from smmu_lab.scenario.placement import misplaced, unwired
-from smmu_lab.scenario.topology import TOPOLOGY, Device, Layout, Reach, Topology, Vsmmu
+from smmu_lab.scenario.topology import TOPOLOGY, Topology
 from smmu_lab.scenario.workload import Batch, Operation, Recorded, Unmaps, on_each, unmap_batches
 
 WORKLOADS: dict[str, type[Unmaps | Recorded]] = {"unmaps": Unmaps, "recorded": Recorded}

@@ -30,8 +30,8 @@ from smmu_lab.scenario.fields import (
     settings,
     whole,
 )
+from smmu_lab.scenario.layout import Reach
 from smmu_lab.scenario.recorded import Commands, Publication, Section, Trace
-from smmu_lab.scenario.topology import Reach
 from smmu_lab.scenario.trace import read_trace
 
 

@@ -14,7 +14,8 @@ from smmu_lab.charts import curve, still
 from smmu_lab.record import Distribution, Estimate, Run, sectioned, settling
 from smmu_lab.scenario import Approach, Scenario, approach
 from smmu_lab.scenario.fields import FLAG, whole
-from smmu_lab.scenario.topology import MOST_SMMUS, Topology
+from smmu_lab.scenario.layout import MOST_SMMUS
+from smmu_lab.scenario.topology import Topology
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
 from smmu_lab.study.figures import read_replications, too_few, unsure

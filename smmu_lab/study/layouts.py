@@ -11,7 +11,8 @@ import attrs
 from smmu_lab.record import Estimate, Run, noun_of
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, approaches, read_approaches
 from smmu_lab.scenario.fields import Kind, invalid
-from smmu_lab.scenario.topology import PRESETS, RULES, TOPOLOGY, Topology
+from smmu_lab.scenario.layout import RULES
+from smmu_lab.scenario.topology import PRESETS, TOPOLOGY, Topology
 from smmu_lab.sheet import Sheet
 from smmu_lab.sim import simulate
 from smmu_lab.study.figures import show_margin
@@ -24,7 +25,7 @@ class Refusal:
     """Why an approach cannot run on a layout.
 
     Attributes:
-        name: of the rule (`smmu_lab.scenario.topology.RULES`), or of the setting that cannot be there.
+        name: of the rule (`smmu_lab.scenario.layout.RULES`), or of the setting that cannot be there.
         edge: where the rule is broken, and under which approach; empty for a setting.
         reason: the rule in words.
     """

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from smmu_lab.scenario import InvalidInput, Scenario, Smmu, Unmaps, approach, approaches
-from smmu_lab.scenario.topology import MOST_SMMUS, PRESETS, RULES, Layout, Topology, read_topology
+from smmu_lab.scenario.layout import MOST_SMMUS, RULES, Layout
+from smmu_lab.scenario.topology import PRESETS, Topology, read_topology
 
 VF = {"name": "vf", "vsid": 8}
 NIC = {"name": "nic", "vsid": 8, "kind": "emulated"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import smmu_lab as lab
-from smmu_lab.scenario.topology import Device, Layout, Topology, Vsmmu
+from smmu_lab.scenario.layout import Device, Layout, Vsmmu
+from smmu_lab.scenario.topology import Topology
 from smmu_lab.study.bounds import ENGINE
 from smmu_lab.study.contention import Contention, contention
 from smmu_lab.study.fairness import by_guest, jain, rates

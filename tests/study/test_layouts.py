@@ -8,7 +8,8 @@ from rich.console import Console
 
 import smmu_lab as lab
 from smmu_lab.scenario import approach, approaches
-from smmu_lab.scenario.topology import PRESETS, RULES, Topology
+from smmu_lab.scenario.layout import RULES
+from smmu_lab.scenario.topology import PRESETS, Topology
 from smmu_lab.study import layouts
 from smmu_lab.study.layouts import refusals
 

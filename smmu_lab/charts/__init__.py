@@ -2,13 +2,20 @@
 
 Here belongs what draws figures and needs neither a notebook nor a widget. It stands below `smmu_lab.study`, so that
 results can show themselves. Not here: what reacts (`smmu_lab.view`).
+
+The form of a chart, which later ones keep: ``name(what it draws, width=..., data=...) -> str`` makes an ``<svg>`` by
+`picture`, from records or figures that know nothing of a notebook; ``name_sheet(the same)`` gives the figures as a
+`Sheet`. Every mark carries its figures as ``data-*``, for programs, and a ``<title>``, for the pointer; the
+``aria-label`` says the message in words. Colours and shapes come from `smmu_lab.charts.palette`, round figures on axes
+from `ticks`, and text that must fit is cut by `fit`. To last in a notebook it is wrapped by `still`; live, a widget
+puts the same ``<svg>`` into the page.
 """
 
 from smmu_lab.charts.breakdown import breakdown, breakdown_sheet, summary
 from smmu_lab.charts.curve import curve, curve_sheet
 from smmu_lab.charts.gather import Load
 from smmu_lab.charts.layers import layers, layers_sheet
-from smmu_lab.charts.svg import STYLE, still, tag
+from smmu_lab.charts.svg import STYLE, picture, still, tag
 
 __all__ = [
     "STYLE",
@@ -19,6 +26,7 @@ __all__ = [
     "curve_sheet",
     "layers",
     "layers_sheet",
+    "picture",
     "still",
     "summary",
     "tag",

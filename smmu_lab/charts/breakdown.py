@@ -7,7 +7,7 @@ from html import escape
 from itertools import accumulate, pairwise
 
 from smmu_lab.charts.palette import COLOURS, PARTIES, WAITING, ink_on
-from smmu_lab.charts.svg import STYLE, fit, tag, text, ticks
+from smmu_lab.charts.svg import fit, picture, tag, text, ticks
 from smmu_lab.record import STAGES, Run, Sample, noun_of
 from smmu_lab.sheet import Sheet
 from smmu_lab.units import show_time
@@ -80,19 +80,7 @@ def breakdown(runs: Mapping[str, Run | Sample], width: int = 860, data: Mapping[
     ]
     parts += _legend(used, legend, width)
     height = legend + 8 + 16 * (max(len(set(stages) & set(used)) for stages in PARTIES.values()))
-    return tag(
-        "svg",
-        tag("style", STYLE),
-        *parts,
-        xmlns="http://www.w3.org/2000/svg",
-        class_="smmu-lab",
-        width=width,
-        height=height,
-        viewBox=f"0 0 {width} {height}",
-        role="img",
-        aria_label=summary(runs),
-        **{f"data-{name}": value for name, value in (data or {}).items()},
-    )
+    return picture(width, height, summary(runs), *parts, data=data)
 
 
 def breakdown_sheet(runs: Mapping[str, Run | Sample]) -> Sheet:

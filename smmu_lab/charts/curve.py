@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from smmu_lab.charts.svg import STYLE, tag, text, ticks
+from smmu_lab.charts.palette import INKS, MARKERS
+from smmu_lab.charts.svg import picture, tag, text, ticks
 from smmu_lab.record import Estimate
 from smmu_lab.sheet import Sheet
 from smmu_lab.units import show_time
-
-INKS = ("#0072b2", "#d55e00", "#009e73", "#a6508a", "#8f7a00", "#757575")
-"""Of the series, in order (see `smmu_lab.charts.palette`)."""
-MARKERS = (
-    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
-    "M-4-4h8v8h-8z",
-    "M0-5l5 9h-10z",
-    "M0-5l5 5-5 5-5-5z",
-    "M-4-4l8 8m0-8l-8 8",
-    "M-5 0h10m-5-5v10",
-)
-"""Their shapes, so that no series is told by its hue alone."""
 
 Series = Mapping[str, Sequence[float | Estimate]]
 
@@ -95,18 +84,7 @@ def curve(
             key = tag("path", d=marker, fill=ink, stroke=ink, transform=f"translate({spot:.2f} 28)")
             drawn += [key, text(name, spot + 10, 32, "small")]
         parts.append(tag("g", *drawn, data_series=name))
-    return tag(
-        "svg",
-        tag("style", STYLE),
-        *parts,
-        xmlns="http://www.w3.org/2000/svg",
-        class_="smmu-lab",
-        width=width,
-        height=bottom + 50,
-        viewBox=f"0 0 {width} {bottom + 50}",
-        role="img",
-        aria_label=f"{title} against {across}",
-    )
+    return picture(width, bottom + 50, f"{title} against {across}", *parts)
 
 
 def curve_sheet(

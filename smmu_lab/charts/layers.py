@@ -27,7 +27,7 @@ from smmu_lab.charts.places import (
     measure,
     pieces,
 )
-from smmu_lab.charts.svg import STYLE, tag, text
+from smmu_lab.charts.svg import picture, tag, text
 from smmu_lab.sheet import Sheet
 from smmu_lab.units import show_number
 
@@ -245,18 +245,7 @@ class _Picture:
             *labels,
             *(text(words, MARGIN, self.plan.bottom + 28 + LINE * k, "faint small") for k, words in enumerate(legend)),
         ]
-        return tag(
-            "svg",
-            tag("style", STYLE),
-            *parts,
-            xmlns="http://www.w3.org/2000/svg",
-            class_="smmu-lab",
-            width=width,
-            height=height,
-            viewBox=f"0 0 {width} {height}",
-            role="img",
-            aria_label=". ".join(self.titles),
-        )
+        return picture(width, height, ". ".join(self.titles), *parts)
 
     def _titles(self, room: float) -> Iterator[str]:
         for number, title in enumerate(self.titles):

@@ -1,4 +1,4 @@
-"""One colour and one shape for each stage, wherever it is drawn.
+"""One colour and one shape for each stage, command and approach, wherever it is drawn.
 
 Stages of one party share a family of hues, taken from Okabe and Ito and darkened or lightened until each stands out by
 at least 3:1 from white and from Jupyter's dark backgrounds: the same colour serves both themes. A thick bar is work, a
@@ -6,6 +6,10 @@ thin one is waiting, so that a stage is not told by its hue alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from smmu_lab.scenario import approaches
 
 PARTIES = {
     "guest driver": ("build", "gather", "space"),
@@ -34,6 +38,51 @@ COLOURS = {
 }
 
 WAITING = frozenset({"gather", "space", "lock", "wake", "queue", "recover", "stolen"})
+
+COMMANDS = {
+    "TLBI": ("T", "#0e8a94"),
+    "ATC_INV": ("A", "#a85b2a"),
+    "CFGI": ("C", "#8a6fb0"),
+    "CMD_SYNC": ("S", "#5c7f1f"),
+    "illegal": ("!", "#d7263d"),
+    "request": ("R", "#0e8a94"),
+}
+"""Letter and colour of each kind of entry in a queue; the letter stands in its slot."""
+
+INKS = ("#0072b2", "#d55e00", "#009e73", "#a6508a", "#8f7a00", "#757575")
+"""Of series and approaches."""
+MARKERS = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "M-4-4h8v8h-8z",
+    "M0-5l5 9h-10z",
+    "M0-5l5 5-5 5-5-5z",
+    "M-4-4l8 8m0-8l-8 8",
+    "M-5 0h10m-5-5v10",
+)
+"""Their shapes, so that none is told by its hue alone."""
+
+
+def identities(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Ink and marker of each approach: those of its place in the catalogue, the same in every picture.
+
+    A what-if has the ink of the row it was made from, and a marker that nothing else in the picture has with it; a name
+    that is not in the catalogue takes the first free pair.
+
+    >>> given = identities(["vcmdq", "short-path", "short-path*"])
+    >>> given["short-path"][0] == given["short-path*"][0], len(set(given.values()))
+    (True, 3)
+    """
+    catalogue = {row.name: place for place, row in enumerate(approaches())}
+    found: dict[str, tuple[str, str]] = {}
+    for name in sorted(dict.fromkeys(names), key=lambda name: name not in catalogue):
+        base = name.rstrip("*")
+        place = catalogue.get(base, 0)
+        turns = [(place + turn, place + place // len(INKS) + turn) for turn in range(len(INKS) * len(MARKERS))]
+        if base in catalogue:
+            turns = [(place, marker) for _, marker in turns[: len(MARKERS)]] + turns
+        pairs = [(INKS[ink % len(INKS)], MARKERS[marker % len(MARKERS)]) for ink, marker in turns]
+        found[name] = next((pair for pair in pairs if pair not in found.values()), pairs[0])
+    return found
 
 
 def luminance(colour: str) -> float:

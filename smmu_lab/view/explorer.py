@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
-from IPython.display import display
 
-from smmu_lab.charts import STYLE, breakdown, breakdown_sheet, still, summary, tag
+from smmu_lab.charts import breakdown, breakdown_sheet, still, summary
 from smmu_lab.record import Sample
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, Unmaps, approach, costs
 from smmu_lab.scenario.costs import PROFILES
 from smmu_lab.sheet import Sheet
 from smmu_lab.study import Comparison, compare
 from smmu_lab.units import show_number, show_size, show_time
+from smmu_lab.view.live import Live, script, style
 
 PAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024)
 """Unmaps worth a look: powers of two, and both sides of the driver's 512-page rule."""
@@ -81,11 +78,7 @@ def _unmaps(result: Comparison) -> int:
     return max(sample.measured for sample in result.samples.values())
 
 
-def _source(name: str) -> str:
-    return Path(__file__).with_name("js").joinpath(name).read_text("utf-8")
-
-
-class Explorer(anywidget.AnyWidget):
+class Explorer(Live):
     """Controls, bars and a table. The browser holds no model: it asks for a setting and shows the answer.
 
     Attributes:
@@ -97,14 +90,13 @@ class Explorer(anywidget.AnyWidget):
         width: of the picture, px, as the browser measured it.
     """
 
-    _esm = _source("shared.js") + _source("explorer.js")
-    _css = STYLE + _source("explorer.css")
+    _esm = script("explorer")
+    _css = style("explorer")
 
     choices = traitlets.Dict().tag(sync=True)
     setting = traitlets.Dict().tag(sync=True)
     width = traitlets.Int(860).tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)
-    picture = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, scenario: Scenario | None, approaches: Iterable[Approach | str]) -> None:
         self.scenario = scenario = scenario or Scenario()
@@ -132,7 +124,6 @@ class Explorer(anywidget.AnyWidget):
                 "costs": list(titles.items()),
             },
             setting=self._start,
-            picture=uuid.uuid4().hex,
         )
 
     @traitlets.validate("setting")
@@ -176,17 +167,13 @@ class Explorer(anywidget.AnyWidget):
         reading = "± is a 95 % interval, events are per unmap"
         return f"{result.title}. Each bar rests on {_unmaps(result):,} simulated unmaps; {reading}."
 
-    def _ipython_display_(self, **kwargs: Any) -> None:
-        """Two outputs: a picture that lasts, and the widget, which hides the picture while it is alive."""
-        if self.comparison:
-            html = tag("div", self._picture(self.comparison, lasting=True), data_picture=self.picture)
-            words = [
-                repr(breakdown_sheet(self.comparison.samples)),
-                self._basis(self.comparison),
-                repr(table(self.comparison.samples)),
-            ]
-            display({"text/html": html, "text/plain": "\n\n".join(words)}, raw=True)
-        live, metadata = self._repr_mimebundle_() or ({}, {})
-        display(
-            live | {"text/plain": "The explorer is live only beside a running kernel."}, metadata=metadata, raw=True
-        )
+    def lasting(self) -> tuple[str, str]:
+        """The picture and its figures, or why there is none."""
+        if not self.comparison:
+            return "", self.shown["error"]
+        words = [
+            repr(breakdown_sheet(self.comparison.samples)),
+            self._basis(self.comparison),
+            repr(table(self.comparison.samples)),
+        ]
+        return self._picture(self.comparison, lasting=True), "\n\n".join(words)

@@ -1,7 +1,8 @@
 import pytest
 
-from smmu_lab.charts.palette import COLOURS, PARTIES, WAITING, contrast, ink_on
+from smmu_lab.charts.palette import COLOURS, COMMANDS, PARTIES, WAITING, contrast, identities, ink_on
 from smmu_lab.record import STAGES
+from smmu_lab.scenario import approaches
 
 JUPYTER = {"light": "#ffffff", "dark output": "#111111", "dark cell": "#212121"}
 
@@ -17,6 +18,23 @@ def test_every_stage_has_its_place_colour_and_meaning():
 def test_a_stage_stands_out_in_both_themes(stage):
     assert all(contrast(COLOURS[stage], paper) >= 3 for paper in JUPYTER.values())
     assert contrast(COLOURS[stage], ink_on(COLOURS[stage])) >= 4.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_stands_out_and_its_letter_can_be_read(command):
+    letter, colour = COMMANDS[command]
+    assert len(letter) == 1
+    assert all(contrast(colour, paper) >= 3 for paper in JUPYTER.values())
+    assert contrast(colour, ink_on(colour)) >= 4.5
+
+
+def test_an_approach_looks_the_same_in_every_picture():
+    rows = [row.name for row in approaches()]
+    assert len(set(identities(rows).values())) == len(rows)
+    assert all(identities([row])[row] == identities(rows)[row] for row in rows)
+    strange = ["vcmdq*", "vcmdq", "<mine>", "yours", "vcmdq"]
+    assert len(set(identities(strange).values())) == 4
+    assert identities(strange)["vcmdq"] == identities(["vcmdq"])["vcmdq"]
 
 
 def test_hue_is_never_alone():

@@ -79,7 +79,7 @@ function render({ model, el }) {
   controls.addEventListener("submit", (event) => event.preventDefault());
   model.on("change:shown", show);
   model.on("change:setting", follow);
-  el.classList.add("smmu-lab", "explorer");
+  el.classList.add("smmu-lab", "view", "explorer");
   el.append(insteadOfPicture(model), controls, message, result);
   follow();
   show();

@@ -1,13 +1,36 @@
-// What every widget of smmu_lab uses. Python puts this text in front of the widget's own file: there is no import.
+// What every widget of smmu_lab uses. Python puts the palette and this text in front of the widget's own: no import.
 
 /** A DOM node. Children are nodes or texts; a text is never parsed as markup. */
 function node(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+  return filled(document.createElement(name), attributes, children);
+}
+
+/** An SVG node. */
+function drawn(name, attributes = {}, ...children) {
+  return filled(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function filled(made, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value === true) made.setAttribute(key, "");
-    else if (value !== false) made.setAttribute(key, value);
+    else if (value !== false && value != null) made.setAttribute(key, value);
   }
   made.append(...children);
+  return made;
+}
+
+/** A button that says what it does; `key` is the key that does the same, for the tooltip. */
+function button(label, title, press, key = "") {
+  const made = node("button", { type: "button", "aria-label": title, title: key ? `${title} (${key})` : title }, label);
+  made.addEventListener("click", press);
+  return made;
+}
+
+/** A button that gives the whole screen to a widget, with larger type, and takes it back. */
+function fullScreen(el) {
+  const made = button("⛶", "Full screen", () =>
+    document.fullscreenElement ? document.exitFullscreen() : el.requestFullscreen(),
+  );
   return made;
 }
 
@@ -27,6 +50,23 @@ function keepKeys(target) {
   });
 }
 
+/** Keys of a widget: { "ArrowRight": act, ... }. A key that a control inside lives on stays with the control. */
+function onKeys(target, acts) {
+  target.addEventListener("keydown", (event) => {
+    const own = event.target.closest("input, select, textarea");
+    const pressed = event.target.closest("button") && (event.key === " " || event.key === "Enter");
+    if (own || pressed || event.ctrlKey || event.metaKey || event.altKey || !(event.key in acts)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    acts[event.key](event);
+  });
+}
+
+/** The reader asked for less motion. */
+function lessMotion() {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches;
+}
+
 /** Call `reader(width)` when the width of a node has changed, and once it is known. Returns how to stop. */
 function watchWidth(target, reader) {
   let last = 0;
@@ -36,6 +76,18 @@ function watchWidth(target, reader) {
   });
   observer.observe(target);
   return () => observer.disconnect();
+}
+
+/** Call `reader()` when colours may have changed: the system's theme, or JupyterLab's. Returns how to stop. */
+function watchTheme(reader) {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const observer = new MutationObserver(reader);
+  observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
+  system.addEventListener("change", reader);
+  return () => {
+    observer.disconnect();
+    system.removeEventListener("change", reader);
+  };
 }
 
 /**
@@ -59,4 +111,28 @@ function latestOnly(model) {
     next: ask,
     waiting: () => asking() || !same(wanted, model.get("setting")),
   };
+}
+
+/**
+ * Columns of whole numbers that came as one block of bytes. `layout`: [name, type, length] each, in order, where type is
+ * that of Python's array module; 64-bit columns become numbers, which are exact up to 2**53 (104 days in ns).
+ */
+function columns(bytes, layout) {
+  const types = { B: Uint8Array, H: Uint16Array, I: Uint32Array, q: BigInt64Array };
+  const found = {};
+  let at = bytes.byteOffset;
+  for (const [name, type, length] of layout) {
+    const Type = types[type];
+    const raw = new Type(bytes.buffer.slice(at, at + length * Type.BYTES_PER_ELEMENT));
+    found[name] = type === "q" ? Float64Array.from(raw, Number) : raw;
+    at += length * Type.BYTES_PER_ELEMENT;
+  }
+  return found;
+}
+
+/** Nanoseconds in words: 950 ns, 12.3 µs, 4 ms. */
+function showTime(ns) {
+  const [scale, unit] = ns < 1e3 ? [1, "ns"] : ns < 1e6 ? [1e3, "µs"] : ns < 1e9 ? [1e6, "ms"] : [1e9, "s"];
+  const value = ns / scale;
+  return `${scale === 1 ? Math.round(value) : Number(value.toPrecision(3))} ${unit}`;
 }

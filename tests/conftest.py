@@ -169,7 +169,11 @@ def chromium() -> str:
 
 @pytest.fixture
 def page(chromium, tmp_path):
-    """A Playwright page; `page.outside`: requests to other machines, `page.errors`: uncaught exceptions."""
+    """A Playwright page; what went wrong is in lists that a test holds to be empty.
+
+    `page.outside`: requests to other machines, `page.errors`: uncaught exceptions, `page.complaints`: what the console
+    calls an error.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -181,7 +185,7 @@ def page(chromium, tmp_path):
             viewport={"width": 1200, "height": 900},
         )
         page = browser.new_page()
-        page.outside, page.errors = [], []
+        page.outside, page.errors, page.complaints = [], [], []
 
         def note(request) -> None:
             local = ("http://127.0.0.1:", "http://localhost:", "data:", "blob:")
@@ -190,6 +194,7 @@ def page(chromium, tmp_path):
 
         page.on("request", note)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and page.complaints.append(said.text))
         yield page
         page.screenshot(path=tmp_path / "last.png")
         browser.close()

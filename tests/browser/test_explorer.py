@@ -23,9 +23,7 @@ BARS = """svg => Object.fromEntries([...svg.querySelectorAll("g[data-approach]")
 
 @pytest.fixture
 def explorer(lab, page, request):
-    """The page with a live explorer; `page.complaints` collects what the console says."""
-    page.complaints = []
-    page.on("console", lambda said: said.type == "error" and page.complaints.append(said.text))
+    """The page with a live explorer."""
     page.notebook = lab.write(f"{request.node.name}.ipynb", CELL)
     lab.open(page, page.notebook)
     lab.run_all(page)

@@ -57,6 +57,9 @@ class Clock:
         - ``issued``, queue, vCPU's party, `Ticket`: a list is in the queue, its entries written at ``ticket.written``;
         - ``published``, queue, when, `Group`: PROD is written;
         - ``host``, queue, when, end, `Work`: the host issues a list for it, and has seen the end of its CMD_SYNC;
+        - ``engine``, queue, number of the SMMU, start, done: the same list there;
+        - ``kernel``, queue, when, end: the host's kernel works for it: ioctl, copy, rewrite;
+        - ``read``, vCPU's party, when, when the VMM's lock is granted, end: a trapped read of CONS;
         - ``ran``, queue, start, done, `Ticket`: the hardware has run a list of its own queue;
         - ``stored``, queue, when, CONS: CONS moves;
         - ``seen``, queue, when, `Ticket`: the vCPU has seen the end of its CMD_SYNC, visible from ``ticket.visible``.

@@ -158,6 +158,8 @@ class TrappedToVmm:
                 granted = yield from granted
             read = granted + self.locked
             self.lock.release(read)
+            if clock.trail is not None:
+                clock.note("read", party, t, granted, read)
             ticket.away += read - t
             ticket.blocked += granted - asked
             t = read

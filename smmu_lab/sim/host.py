@@ -10,7 +10,7 @@ from smmu_lab.record import Counts
 from smmu_lab.scenario import Costs
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.driver import SYNC_TIMEOUT, Work
-from smmu_lab.sim.queue import CommandQueue, Group, Ticket
+from smmu_lab.sim.queue import EXECUTE, QUEUE, CommandQueue, Group, Ticket
 from smmu_lab.sim.smmu import Feed, Fifo
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class HostQueue:
             return self._call(t, work, party, counts)
         end = t + self.alone(work)
         if self.clock.trail is not None:
-            self.clock.note("host", divmod(party, 1 << 16), t, end, work)
+            queue = divmod(party, 1 << 16)
+            self.clock.note("engine", queue, self.number, t + self.write + self.post, end)
+            self.clock.note("host", queue, t, end, work)
         return end
 
     def _call(self, t: int, work: Work, party: int, counts: Counts) -> Generator[Any, Any, int]:
@@ -98,7 +100,9 @@ class HostQueue:
             seen = ticket.resumed + SYNC_TIMEOUT
         self.queue.leave(seen, ticket)
         if self.clock.trail is not None:
-            self.clock.note("host", divmod(party, 1 << 16), t, seen, work)
+            queue, ((_, start), (_, done)) = divmod(party, 1 << 16), ticket.edges
+            self.clock.note("engine", queue, self.number, start, done)
+            self.clock.note("host", queue, t, seen, work)
         if timed_out:
             counts.timeouts += 1
             raise TimedOut(seen)
@@ -115,6 +119,8 @@ class HostQueue:
     def _finish(self, ticket: Ticket, start: int, done: int) -> None:
         self.queue.consumed(done, ticket.work.entries)
         ticket.complete(done)
+        if self.clock.trail is not None:
+            ticket.edges = (QUEUE, start), (EXECUTE, done)
 
     def _read_cons(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
         return t + self.read // 2, t + self.read

@@ -142,6 +142,8 @@ class Kernel:
         self.reports = approach.handoff != "marshalled" and approach.nested and not approach.executes_directly
         self.gerror = gerror
         self.halt: tuple[Ticket, int] | None = None
+        clock = gerror.clock
+        self.note = clock.note if clock.trail is not None else None
 
     def begin(self) -> None:
         """Start to count anew."""
@@ -155,6 +157,8 @@ class Kernel:
     def spend(self, t: int, handoff: int) -> int:
         """Work of the kernel itself: returns when it is done."""
         self.handoff += handoff
+        if self.note is not None:
+            self.note("kernel", divmod(self.party, 1 << 16), t, t + handoff)
         return t + handoff
 
     def ioctl(self, t: int, entries: int) -> int:

@@ -300,6 +300,7 @@ class CommandQueue:
         for work in works:
             self.prod += work.entries
             tickets.append(Ticket(work, self.prod, t, 0))
+            clock.note("issued", self.name, party, tickets[-1])
         group = Group(tickets[0])
         group.tickets = tickets
         self.holders += works[-1].sync

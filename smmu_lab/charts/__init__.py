@@ -8,13 +8,18 @@ The form of a chart, which later ones keep: ``name(what it draws, width=..., dat
 `Sheet`. Every mark carries its figures as ``data-*``, for programs, and a ``<title>``, for the pointer; the
 ``aria-label`` says the message in words. Colours and shapes come from `smmu_lab.charts.palette`, round figures on axes
 from `ticks`, and text that must fit is cut by `fit`. To last in a notebook it is wrapped by `still`; live, a widget
-puts the same ``<svg>`` into the page.
+puts the same ``<svg>`` into the page. What belongs to one approach is one ``<g data-approach>``, so that a widget can
+hide it or move its row; ``hidden=[names]`` leaves approaches out and the inks of the others as they are.
 """
 
 from smmu_lab.charts.breakdown import breakdown, breakdown_sheet, summary
 from smmu_lab.charts.curve import curve, curve_sheet
+from smmu_lab.charts.distribution import distribution, distribution_sheet
+from smmu_lab.charts.events import events, events_sheet
 from smmu_lab.charts.gather import Load
+from smmu_lab.charts.lanes import lanes, lanes_sheet
 from smmu_lab.charts.layers import layers, layers_sheet
+from smmu_lab.charts.percentiles import differences, differences_sheet, percentiles, percentiles_sheet
 from smmu_lab.charts.svg import STYLE, picture, still, tag
 
 __all__ = [
@@ -24,8 +29,18 @@ __all__ = [
     "breakdown_sheet",
     "curve",
     "curve_sheet",
+    "differences",
+    "differences_sheet",
+    "distribution",
+    "distribution_sheet",
+    "events",
+    "events_sheet",
+    "lanes",
+    "lanes_sheet",
     "layers",
     "layers_sheet",
+    "percentiles",
+    "percentiles_sheet",
     "picture",
     "still",
     "summary",

@@ -147,8 +147,9 @@ def _legend(used: list[str], y: float, width: int) -> Iterator[str]:
         for row, stage in enumerate(each for each in stages if each in used):
             line = y + 16 * (row + 1)
             high = 12 - inset(stage)
-            yield tag("rect", x=x, y=line - 4 - high / 2, width=14, height=high, fill=COLOURS[stage])
-            yield text(stage, x + 20, line, "small", title=f"{stage}: {STAGES[stage]}")
+            yield tag("rect", x=x, y=line - 4 - high / 2, width=14, height=high, fill=COLOURS[stage], data_key=stage)
+            tip = tag("title", escape(f"{stage}: {STAGES[stage]}"))
+            yield tag("text", tip, escape(stage), class_="small", x=x + 20, y=line, data_key=stage)
 
 
 def inset(stage: str) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from smmu_lab.scenario import approaches
-
 PARTIES = {
     "guest driver": ("build", "gather", "space"),
     "doorbell": ("lock", "doorbell"),
@@ -62,25 +60,38 @@ MARKERS = (
 """Their shapes, so that none is told by its hue alone."""
 
 
-def identities(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Ink and marker of each approach: those of its place in the catalogue, the same in every picture.
+FAMILIES = {
+    "#d55e00": ("qemu-today", "per-command"),
+    "#0072b2": ("batched", "batched-at-sync"),
+    "#8f7a00": ("native-queue",),
+    "#a6508a": ("short-path", "short-path-trapped-cons", "short-path-sync", "short-path-polled"),
+    "#0e8a94": ("vhost-iommu", "virtio-iommu"),
+    "#009e73": ("vcmdq", "vcmdq-overlay", "vcmdq-emulated", "vcmdq-emulated-vmm"),
+    "#757575": ("bare-metal", "ecmdq"),
+}
+"""The rows of the catalogue by ink: those that hand commands over alike share one."""
 
-    A what-if has the ink of the row it was made from, and a marker that nothing else in the picture has with it; a name
-    that is not in the catalogue takes the first free pair.
+
+def identities(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Ink and marker of each approach, the same in every picture.
+
+    A row of the catalogue has the ink of its family. A what-if has that of the row it was made from, and a marker that
+    nothing else in the picture has with it; a name that is not in the catalogue takes the first free pair.
 
     >>> given = identities(["vcmdq", "short-path", "short-path*"])
     >>> given["short-path"][0] == given["short-path*"][0], len(set(given.values()))
     (True, 3)
     """
-    catalogue = {row.name: place for place, row in enumerate(approaches())}
+    own = {}
+    for number, (ink, family) in enumerate(FAMILIES.items()):
+        for place, name in enumerate(family):
+            own[name] = ink, (number + place) % len(MARKERS)
     found: dict[str, tuple[str, str]] = {}
-    for name in sorted(dict.fromkeys(names), key=lambda name: name not in catalogue):
-        base = name.rstrip("*")
-        place = catalogue.get(base, 0)
-        turns = [(place + turn, place + place // len(INKS) + turn) for turn in range(len(INKS) * len(MARKERS))]
-        if base in catalogue:
-            turns = [(place, marker) for _, marker in turns[: len(MARKERS)]] + turns
-        pairs = [(INKS[ink % len(INKS)], MARKERS[marker % len(MARKERS)]) for ink, marker in turns]
+    for name in sorted(dict.fromkeys(names), key=lambda name: name not in own):
+        ink, first = own.get(name.rstrip("*"), (INKS[0], 0))
+        inks = [ink, *(each for each in INKS if each != ink)]
+        markers = MARKERS[first:] + MARKERS[:first]
+        pairs = [(ink, marker) for ink in inks for marker in markers]
         found[name] = next((pair for pair in pairs if pair not in found.values()), pairs[0])
     return found
 

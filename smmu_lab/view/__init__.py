@@ -13,28 +13,77 @@ from typing import TYPE_CHECKING
 from smmu_lab.view.topology import show_topology
 
 if TYPE_CHECKING:
+    from smmu_lab.record import Run
     from smmu_lab.scenario import Approach, Scenario
+    from smmu_lab.study import Comparison
     from smmu_lab.view.explorer import Explorer
+    from smmu_lab.view.panels import Dashboard
+    from smmu_lab.view.replay import Microscope
 
-__all__ = ["explore", "show_topology"]
+__all__ = ["dashboard", "explore", "microscope", "show_topology"]
 
 DEFAULT = ("qemu-today", "batched", "native-queue", "short-path", "vcmdq", "bare-metal")
 """The approaches of the mail that exist today, and bare metal as the reference."""
+MOST_COMMANDS = 50_000
+"""Of a run that is replayed: what a browser and a saved notebook can bear."""
 
 
 def explore(scenario: Scenario | None = None, approaches: Iterable[Approach | str] = DEFAULT) -> Explorer:
-    """Turn the knobs of a scenario and watch where the time of one unmap goes.
+    """Turn a scenario and its approaches, and watch where the time goes.
 
-    Show it as the last line of a cell. Pages per unmap, range invalidation, vCPUs and cost profile follow the controls;
-    everything else stays as the scenario says.
+    Show it as the last line of a cell. Approaches and each of their columns, workload, machine and costs follow the
+    controls; what has no control stays as the scenario says. While a control moves, as many unmaps are simulated as
+    50 ms of CPU time allow, which is said; when it rests, all of them.
 
     Args:
-        scenario: where to start; its workload must be `lab.unmaps(...)`. By default one vCPU that unmaps 16 pages.
+        scenario: where to start; by default one vCPU that unmaps 16 pages.
         approaches: rows of the catalogue, by key or as objects.
 
     Raises:
-        InvalidInput: an unknown approach, or a recorded guest, whose sizes are what they are.
+        InvalidInput: no approach, an unknown one, or two of the same name.
     """
     from smmu_lab.view.explorer import Explorer  # loads ipywidgets
 
     return Explorer(scenario, approaches)
+
+
+def microscope(run: Run, commands: int = 10_000) -> Microscope:
+    """Replay a run command by command: who works on what, and what is in the queue.
+
+    Show it as the last line of a cell. Play, step and step back; jump to the next doorbell, CMD_SYNC or error; click a
+    slot to follow its command. It needs no kernel once it is there.
+
+    Args:
+        run: of `simulate`.
+        commands: so many, from the start on, are replayed.
+
+    Raises:
+        InvalidInput: it is no run, or one that cannot be watched (see `smmu_lab.sim.watch.watch`).
+    """
+    from smmu_lab.record import Run
+    from smmu_lab.scenario.fields import InvalidInput, invalid
+    from smmu_lab.sim.watch import watch
+    from smmu_lab.view.replay import Microscope  # loads ipywidgets
+
+    if not isinstance(run, Run):
+        raise InvalidInput([invalid("run", run, "a Run, as lab.simulate(scenario, approach) gives it")])
+    if type(commands) is not int or not 1 <= commands <= MOST_COMMANDS:
+        raise InvalidInput([invalid("commands", commands, f"an integer from 1 to {MOST_COMMANDS}")])
+    return Microscope(watch(run, commands))
+
+
+def dashboard(comparison: Comparison) -> Dashboard:
+    """Look at a comparison from all sides, down to the costs it rests on.
+
+    Show it as the last line of a cell. Approaches can be hidden and sorted, any of them taken as the reference; a stage
+    of the breakdown shows the costs that it is made of, with range, basis and source.
+
+    Args:
+        comparison: what `lab.compare` returned.
+
+    Raises:
+        InvalidInput: something else.
+    """
+    from smmu_lab.view.panels import Dashboard  # loads ipywidgets
+
+    return Dashboard(comparison)

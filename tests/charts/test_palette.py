@@ -1,6 +1,6 @@
 import pytest
 
-from smmu_lab.charts.palette import COLOURS, COMMANDS, PARTIES, WAITING, contrast, identities, ink_on
+from smmu_lab.charts.palette import COLOURS, COMMANDS, FAMILIES, PARTIES, WAITING, contrast, identities, ink_on
 from smmu_lab.record import STAGES
 from smmu_lab.scenario import approaches
 
@@ -35,6 +35,12 @@ def test_an_approach_looks_the_same_in_every_picture():
     strange = ["vcmdq*", "vcmdq", "<mine>", "yours", "vcmdq"]
     assert len(set(identities(strange).values())) == 4
     assert identities(strange)["vcmdq"] == identities(["vcmdq"])["vcmdq"]
+
+
+@pytest.mark.parametrize("ink", FAMILIES)
+def test_a_family_stands_out_in_both_themes(ink):
+    assert all(contrast(ink, paper) >= 3 for paper in JUPYTER.values())
+    assert set().union(*FAMILIES.values()) == {row.name for row in approaches()}
 
 
 def test_hue_is_never_alone():

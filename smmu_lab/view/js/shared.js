@@ -28,10 +28,9 @@ function button(label, title, press, key = "") {
 
 /** A button that gives the whole screen to a widget, with larger type, and takes it back. */
 function fullScreen(el) {
-  const made = button("⛶", "Full screen", () =>
+  return button("Full screen", "Full screen, and back", () =>
     document.fullscreenElement ? document.exitFullscreen() : el.requestFullscreen(),
   );
-  return made;
 }
 
 /** A style that hides the picture which stands in for a widget, for as long as it is in the page with the widget. */

@@ -19,6 +19,7 @@ from smmu_lab.charts.events import events, events_sheet
 from smmu_lab.charts.gather import Load
 from smmu_lab.charts.lanes import lanes, lanes_sheet
 from smmu_lab.charts.layers import layers, layers_sheet
+from smmu_lab.charts.occupancy import occupancy, occupancy_sheet
 from smmu_lab.charts.percentiles import differences, differences_sheet, percentiles, percentiles_sheet
 from smmu_lab.charts.svg import STYLE, picture, still, tag
 
@@ -39,6 +40,8 @@ __all__ = [
     "lanes_sheet",
     "layers",
     "layers_sheet",
+    "occupancy",
+    "occupancy_sheet",
     "percentiles",
     "percentiles_sheet",
     "picture",

@@ -65,7 +65,9 @@ def layers(
     """A wired graph in layers, commands from left to right.
 
     Edges are as wide as the commands are many that went along. A bar is a share of time at work. What holds something
-    encloses it; of many things that are alike the first ones are shown, and the others as one.
+    encloses it; of many things that are alike the first ones are shown, and the others as one. For programs, what is
+    drawn of a cell has its place in ``gather(graph, bottleneck).cells`` as ``data-cell``, and an edge those of its ends
+    as ``data-way``.
 
     Args:
         graph: as `smmu_lab.scenario.wiring.wire` makes it.
@@ -185,6 +187,7 @@ def _short(count: int) -> str:
 class _Picture:
     def __init__(self, graph: DiGraph[str], loads: Loads, bottleneck: Collection[str], titles: Sequence[str]) -> None:
         self.small, self.loads, self.bottleneck, self.titles = gather(graph, bottleneck), loads, bottleneck, titles
+        self.number = {cell: number for number, cell in enumerate(self.small.cells)}
         head = 42 + 16 * len(titles)
         self.plan = Plan(self.small, {cell: self._box(cell) for cell in self.small.cells if cell.kind in COLUMN}, head)
         self.outer = [box for column in self.plan.columns for box in column if not box.passing]
@@ -238,14 +241,18 @@ class _Picture:
         parts = [
             *self._titles(width - 2 * MARGIN),
             *self._headings(),
-            *(drawn for lane in self.plan.lanes for drawn in self._frame(*lane)),
-            *(drawn for box in self.outer for drawn in self._draw(box)),
+            *(self._whole(lane[0], self._frame(*lane)) for lane in self.plan.lanes),
+            *(self._whole(box.cell, self._draw(box)) for box in self.outer),
             *edges,
-            *(drawn for box in inner for drawn in self._draw(box)),
+            *(self._whole(box.cell, self._draw(box)) for box in inner),
             *labels,
             *(text(words, MARGIN, self.plan.bottom + 28 + LINE * k, "faint small") for k, words in enumerate(legend)),
         ]
         return picture(width, height, ". ".join(self.titles), *parts)
+
+    def _whole(self, cell: Cell, parts: Iterator[str]) -> str:
+        """All that is drawn of a cell, with its place among those that `gather` finds."""
+        return tag("g", *parts, data_cell=self.number[cell])
 
     def _titles(self, room: float) -> Iterator[str]:
         for number, title in enumerate(self.titles):
@@ -313,12 +320,14 @@ class _Picture:
         labels = []
         for way, load in flows.items():
             thick = max(THIN, WIDEST * load.commands / most) if load and most else 1.25
-            drawn += self._edge(way, load, thick)
+            ends = " ".join(str(self.number[cell]) for cell in way.edge)
+            drawn.append(tag("g", *self._edge(way, load, thick), data_way=ends))
             if load and load.commands and beside[round(way.near.right)] <= MOST_LABELS:
                 words = _short(load.commands)
                 if spot := _room(way, measure(words), thick, taken):
                     taken.append(spot)
-                    labels.append(text(words, (spot[0] + spot[2]) / 2, spot[3] - 2, "small halo", "middle"))
+                    label = text(words, (spot[0] + spot[2]) / 2, spot[3] - 2, "small halo", "middle")
+                    labels.append(tag("g", label, data_way=ends))
         return drawn, labels
 
     def _edge(self, way: Way, load: Load | None, thick: float) -> Iterator[str]:

@@ -28,7 +28,9 @@ def _consumer(value: Any) -> Any:
 
 
 _CONSUMER = one_of("vmm", "kernel-caller", "kernel-worker", "hardware")
-CONSUMER = Kind(f"{_CONSUMER.valid}, or a generator function worker(queue, doorbell, host)", _consumer)
+CONSUMER = Kind(
+    f"{_CONSUMER.valid}, or a generator function worker(queue, doorbell, host)", _consumer, _CONSUMER.options
+)
 
 
 @settings

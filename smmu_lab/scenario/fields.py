@@ -35,10 +35,12 @@ class Kind:
     """What a field takes: the words for what is valid, and how to read it.
 
     `read` returns the value to keep, or raises `ValueError` (an `InvalidInput` when the value has fields itself).
+    `options` are all values there are, where they are few.
     """
 
     valid: str
     read: Callable[[Any], Any]
+    options: tuple[Any, ...] = ()
 
 
 def named(values: Mapping[Any, Any], where: str) -> Mapping[str, Any]:
@@ -70,7 +72,7 @@ def whole(low: int, high: int) -> Kind:
 
 def one_of(*options: str) -> Kind:
     """One of a few words."""
-    return Kind("one of " + ", ".join(options), only(lambda v: type(v) is str and v in options))
+    return Kind("one of " + ", ".join(options), only(lambda v: type(v) is str and v in options), options)
 
 
 def duration(value: Any) -> int:
@@ -91,10 +93,10 @@ def page_size(value: Any) -> int:
 
 POSITIVE = Kind("a positive integer", only(lambda v: type(v) is int and v > 0))
 NATURAL = Kind("an integer of at least 0", only(lambda v: type(v) is int and v >= 0))
-FLAG = Kind("true or false", only(lambda v: type(v) is bool))
+FLAG = Kind("true or false", only(lambda v: type(v) is bool), (False, True))
 TEXT = Kind("a text", only(lambda v: type(v) is str))
 DURATION = Kind('a duration such as "2.5us", or whole nanoseconds, up to an hour', duration)
-GRANULE = Kind("4KiB, 16KiB or 64KiB", page_size)
+GRANULE = Kind("4KiB, 16KiB or 64KiB", page_size, (4096, 16384, 65536))
 
 
 def nested(cls: type[Settings]) -> Kind:

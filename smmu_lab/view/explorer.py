@@ -1,179 +1,355 @@
-"""The explorer: a few knobs of a scenario, and the picture that follows them."""
+"""The explorer: approaches and a scenario to turn, and the pictures that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
+from statistics import fmean
+from time import thread_time
 from typing import Any
 
+import attrs
 import traitlets
 
-from smmu_lab.charts import breakdown, breakdown_sheet, still, summary
-from smmu_lab.record import Sample
-from smmu_lab.scenario import Approach, InvalidInput, Scenario, Unmaps, approach, costs
-from smmu_lab.scenario.costs import PROFILES
-from smmu_lab.sheet import Sheet
-from smmu_lab.study import Comparison, compare
-from smmu_lab.units import show_number, show_size, show_time
+from smmu_lab.charts import breakdown_sheet, still, summary
+from smmu_lab.charts.palette import identities
+from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach, approaches, read_approaches
+from smmu_lab.sim import simulate
+from smmu_lab.sim.clock import Clock
+from smmu_lab.sim.simulate import observed
+from smmu_lab.study import Comparison
+from smmu_lab.units import show_time
+from smmu_lab.view.explorer_budget import DRAWING, Dropped, Watched, affordable, asked, work
+from smmu_lab.view.explorer_code import origin, python, toml
+from smmu_lab.view.explorer_pictures import VIEWS, basis, drawn, level, state, table
+from smmu_lab.view.knobs import COLUMNS, Knob, about, applied, fixed, knobs, preset_of, values
 from smmu_lab.view.live import Live, script, style
 
-PAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024)
-"""Unmaps worth a look: powers of two, and both sides of the driver's 512-page rule."""
-VCPUS = 16
-WIDTHS = (480, 1200)
 
-BUDGET = 40_000
-"""What one picture may take, µs on an ordinary laptop: a slider should feel immediate."""
-PER_UNMAP, PER_COMMAND = 20, 3
-"""What an unmap takes to simulate under one approach, and a command under all of them, µs."""
-FEWEST = 8
-"""Unmaps per vCPU, whatever they take."""
-FLUSH = 512
-"""Unmaps per vCPU in flush-queue mode, where they cost little: enough for two flushes."""
+@attrs.frozen
+class Asked:
+    """What a setting asks for.
 
+    Attributes:
+        scenario: all of it.
+        rows: the approaches that can run it.
+        preset: the table that its topology was made from, if it was.
+        stand: what the controls stand at, and what is wrong with approaches, for the browser.
+    """
 
-def affordable(scenario: Scenario, approaches: int) -> Scenario:
-    """The scenario with as many unmaps as the budget allows, and never more than it asks for."""
-    load = scenario.workload
-    assert isinstance(load, Unmaps)
-    commands = sum(sum(batch[:4]) + 1 for batch in load.batches(scenario.smmu.ril, scenario.reaches(0, 0)))
-    vcpus = scenario.guests * scenario.vcpus
-    unmaps = BUDGET // (PER_UNMAP * approaches + PER_COMMAND * commands) // vcpus
-    return scenario.but({"workload.ops": min(load.ops, FLUSH if load.lazy else max(FEWEST, unmaps))})
-
-
-def table(runs: Mapping[str, Sample]) -> Sheet:
-    """The figures beside the bars; events are per unmap."""
-    header = (
-        "approach",
-        "mean",
-        "p99",
-        "exits to VMM",
-        "exits to kernel",
-        "ioctls",
-        "host SYNCs",
-        "unmaps/s",
-    )
-    events = ("exits_vmm", "exits_kernel", "ioctls", "host_syncs")
-    rows = [
-        (
-            name,
-            _with_margin(run),
-            show_time(run.latency.p99.value),
-            *(show_number(run.per_operation(event)) for event in events),
-            f"{run.throughput:,.0f}",
-        )
-        for name, run in runs.items()
-    ]
-    return Sheet(header, rows, left=("approach",))
-
-
-def _with_margin(run: Sample) -> str:
-    mean = run.latency.mean
-    margin = f"± {mean.half_width / mean.value:.1%}" if mean.half_width is not None and mean.value else "± ?"
-    return f"{show_time(mean.value)} {margin}"
-
-
-def _unmaps(result: Comparison) -> int:
-    return max(sample.measured for sample in result.samples.values())
+    scenario: Scenario
+    rows: tuple[Approach, ...]
+    preset: Mapping[str, Any]
+    stand: Mapping[str, Any]
 
 
 class Explorer(Live):
-    """Controls, bars and a table. The browser holds no model: it asks for a setting and shows the answer.
+    """Controls, pictures, a table and a sentence. The browser holds no model: it asks and shows the answer.
+
+    A setting is answered at once, with as many unmaps as a budget of CPU time allows; `settle` simulates all of them.
 
     Attributes:
         scenario: where the controls started.
-        setting: dotted path to value: what the controls say. Set some of it from Python: they follow, and the rest is
-            as in `scenario`.
-        shown: the answer: the setting it belongs to, its picture as HTML, or an error in words.
+        setting: what the controls say: dotted path to value, where it is not as in `scenario`; and ``approaches``, a
+            list of ``{"row": key, "changes": None, or column to value}``. Set it from Python: the controls follow.
+        shown: the answer: the setting that it belongs to, pictures and words, and what the controls stand at.
+        running: a full run is under way.
+        code: what is shown as Python and TOML, once somebody asked for it.
         comparison: the result that is shown.
-        width: of the picture, px, as the browser measured it.
+        width: of the pictures, px, as the browser measured it.
+        looking: the picture in sight; a preview draws no other.
     """
 
-    _esm = script("explorer")
+    _esm = script("explorer_knobs", "explorer_approaches", "explorer")
     _css = style("explorer")
 
-    choices = traitlets.Dict().tag(sync=True)
-    setting = traitlets.Dict().tag(sync=True)
+    knobs: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    catalogue: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    columns: traitlets.List[Any] = traitlets.List().tag(sync=True)
+    start: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    setting: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
+    shown: traitlets.Dict[str, Any] = traitlets.Dict({"level": ""}).tag(sync=True)
+    running = traitlets.Bool(False).tag(sync=True)
+    code: traitlets.Dict[str, Any] = traitlets.Dict().tag(sync=True)
     width = traitlets.Int(860).tag(sync=True)
-    shown = traitlets.Dict().tag(sync=True)
+    looking = traitlets.Enum(VIEWS, VIEWS[0]).tag(sync=True)
 
-    def __init__(self, scenario: Scenario | None, approaches: Iterable[Approach | str]) -> None:
-        self.scenario = scenario = scenario or Scenario()
-        load = scenario.workload
-        if not isinstance(load, Unmaps):
-            raise InvalidInput(["workload: a recorded guest unmaps what it unmapped: explore takes lab.unmaps(...)"])
-        self.approaches = [approach(each) if isinstance(each, str) else each for each in approaches]
-        profile = scenario.costs.profile
-        titles = {name: costs(name).title for name in PROFILES}
-        if scenario.costs != costs(profile):
-            profile += "*"
-            titles[profile] = f"{scenario.costs.title}, with costs of yours"
-        sizes = {pages: show_size(pages * load.granule) for pages in sorted({*PAGES, load.pages})}
+    def __init__(self, scenario: Scenario | None, chosen: Iterable[Approach | str]) -> None:
+        self.scenario = scenario or Scenario()
         self.comparison: Comparison | None = None
-        self._start = {
-            "workload.pages": load.pages,
-            "smmu.ril": scenario.smmu.ril,
-            "vcpus": scenario.vcpus,
-            "costs": profile,
-        }
+        self._rows = {row.name: row for row in approaches()}
+        self._asked: Asked | None = None  # by the setting, if it can be simulated
+        self._drawn: Asked | None = None  # by what is shown
+        self._question = 0  # a run of another one is stale
+        self._task: asyncio.Task[None] | None = None
+        self._paces: dict[str, float] = {}
+        self._offered: object = None  # what the choices of the controls follow from
+        self._groups: dict[str, tuple[Knob, ...]] = {}
+        self._more: dict[str, set[Any]] = {}
+        start = {"approaches": [self._entry(row) for row in read_approaches(chosen)]}
         super().__init__(
-            choices={
-                "pages": [[pages, size] for pages, size in sizes.items()],
-                "vcpus": max(VCPUS, scenario.vcpus),
-                "costs": list(titles.items()),
-            },
-            setting=self._start,
+            start=start,
+            catalogue=[{name: _plain(value) for name, value in row.values().items()} for row in self._rows.values()],
+            columns=_columns(self._rows.values()),
         )
+        self.on_msg(self._hear)
+        self.setting = start
+        self.settle(wait=True)
+        self._paces.clear()  # a cold start says nothing of what follows
+
+    # -- what is asked for -------------------------------------------------------------------------------------------
+
+    def _entry(self, row: Approach) -> dict[str, Any]:
+        """An approach as a row of the catalogue with changes, or else as a row of its own."""
+        base, changes = origin(row)
+        if not changes:
+            return {"row": row.name, "changes": None}
+        if changes.pop("name", "") == f"{base.name}*" and not any(map(callable, changes.values())):
+            return {"row": base.name, "changes": changes}
+        self._rows[row.name] = row
+        return {"row": row.name, "changes": None}
 
     @traitlets.validate("setting")
-    def _complete(self, proposal: Any) -> dict[str, Any]:
-        return self._start | proposal["value"]
+    def _whole(self, proposal: Any) -> dict[str, Any]:
+        entries = [
+            each if isinstance(each, Mapping) else self._entry(*read_approaches([each]))
+            for each in proposal["value"].get("approaches", self.start["approaches"])
+        ]
+        return {**proposal["value"], "approaches": entries}
 
     @traitlets.observe("setting")
-    def _simulate(self, change: Any) -> None:
+    def _ask(self, change: Any) -> None:
+        begun = thread_time()
+        self._question += 1
+        self.running = False
+        self._asked = None
         try:
-            self.comparison = compare(affordable(self._scenario(), len(self.approaches)), self.approaches)
-            self._draw()
+            took = self._preview()
         except InvalidInput as error:
             self._say(error.problems)
         except Exception as error:  # a widget has no other place to say it
-            self._say([f"This setting could not be simulated: {type(error).__name__}: {error}"])
+            self._say([_bug(error)])
+        else:
+            self._learn(took, (thread_time() - begun) * 1e6)
 
-    def _scenario(self) -> Scenario:
-        changes = dict(self.setting)
-        if str(changes.get("costs", "")).endswith("*"):
-            del changes["costs"]  # the scenario's own
-        return self.scenario.but(changes)
+    def _preview(self) -> dict[str, float]:
+        """Show as much of the setting as the budget allows; how long each approach took to simulate, µs."""
+        scenario = applied(self.scenario, self.setting)
+        stand = self._offer(scenario)
+        names = self._names()
+        inks = identities(names)
+        rows, refused, impossible = [], [], False
+        for name, entry in zip(names, self.setting["approaches"], strict=True):
+            try:
+                row = self._row(name, entry)
+                problems = scenario.refuses(row)
+                rows += [] if problems else [row]
+            except InvalidInput as error:
+                problems, impossible = error.problems, True
+            refused.append("\n".join(problems))
+        said = {"names": [[name, *inks[name]] for name in names], "refused": refused, **stand}
+        if impossible:
+            self._say(["approaches: one cannot be as it is chosen; the reason stands beside it"], said)
+        elif not rows:
+            self._say([f"approaches: none {'of those chosen can run this' if names else 'is chosen'}"], said)
+        else:
+            self._asked = Asked(scenario, tuple(rows), preset_of(self.setting), said)
+            result, took = self._some(self._asked)
+            self._show(self._asked, result)
+            return took
+        return {}
 
-    def _say(self, problems: Iterable[str]) -> None:
-        self.comparison = None
-        self.shown = {"setting": self.setting, "html": "", "error": "\n".join(problems)}
+    def _names(self) -> list[str]:
+        """The name of each chosen approach; a row that is changed has a ``*``, the second such one two, and so on."""
+        names: list[str] = []
+        for entry in self.setting["approaches"]:
+            name = str(entry["row"])
+            if entry["changes"] is not None:
+                name = name.rstrip("*") + "*"
+            while name in names:
+                name += "*"
+            names.append(name)
+        return names
+
+    def _row(self, name: str, entry: Mapping[str, Any]) -> Approach:
+        row = self._rows.get(entry["row"]) or approach(entry["row"])
+        return row if row.name == name else row.but({**(entry["changes"] or {}), "name": name})
+
+    def _offer(self, now: Scenario) -> dict[str, Any]:
+        """Let the controls offer what fits profile and page size, and every value ever set; what they stand at."""
+        stand = values(self.scenario, now, self.setting)
+        offer = stand["costs"].rstrip("*"), stand.get("workload.granule")
+        groups = knobs(self.scenario, now) if offer != self._offered else self._groups
+        strange = [
+            (knob, stand[knob.path])
+            for group in groups.values()
+            for knob in group
+            if knob.path in stand and stand[knob.path] not in {*knob.choices, *self._more.get(knob.path, ())}
+        ]
+        for knob, value in strange:
+            self._more.setdefault(knob.path, set()).add(value)
+        if strange or offer != self._offered:
+            self._offered, self._groups = offer, groups
+            self.knobs = {
+                name: [knob.described(self._more.get(knob.path, ())) for knob in group]
+                for name, group in groups.items()
+            }
+        return {"values": stand, "fixed": fixed(self.scenario, now, self.setting)}
+
+    # -- runs --------------------------------------------------------------------------------------------------------
+
+    def _some(self, what: Asked) -> tuple[Comparison, dict[str, float]]:
+        """As much of it as the budget allows, and how long each approach took, µs."""
+        usual = fmean(self._paces.values()) if self._paces else 1.0
+        some = affordable(what.scenario, [self._paces.get(row.name, usual) for row in what.rows])
+        runs, took = {}, {}
+        for row in what.rows:
+            begun = thread_time()
+            runs[row.name] = simulate(some, row)
+            took[row.name] = (thread_time() - begun) * 1e6
+        return Comparison(some, (runs,)), took
+
+    def _learn(self, took: Mapping[str, float], total: float) -> None:
+        """Correct the estimates by what a preview really took; figures are everybody's."""
+        if not self.comparison or not took:
+            return
+        expected = work(self.comparison.scenario) * asked(self.comparison.scenario)
+        figures = max(0.0, total - sum(took.values()) - DRAWING) / len(took)
+        for name, each in took.items():
+            pace = (each + figures) / expected
+            self._paces[name] = (self._paces.get(name, pace) + pace) / 2
+
+    def settle(self, wait: bool = False) -> None:
+        """Simulate all that the setting asks for, and show it.
+
+        In a notebook it is done beside other work, and dropped when the setting changes.
+
+        Args:
+            wait: until it is done.
+        """
+        what = self._asked
+        if what is None or self.running or self.shown["level"] == "full":
+            return
+        try:
+            loop = None if wait else asyncio.get_running_loop()
+        except RuntimeError:  # there is none
+            loop = None
+        if loop:
+            self.running = True
+            self._task = loop.create_task(self._settle_beside(what, self._question))
+            return
+        try:
+            self._show(what, _runs(what, Clock))
+        except Exception as error:
+            self._say([_bug(error)])
+
+    async def _settle_beside(self, what: Asked, question: int) -> None:
+        """The full run in a thread of its own: whatever is asked for meanwhile is answered at once, and ends it."""
+        try:
+            result = await asyncio.to_thread(_runs, what, lambda: Watched(lambda: question != self._question))
+            if question == self._question:
+                self._show(what, result)
+        except Dropped:
+            pass
+        except Exception as error:
+            if question == self._question:
+                self._say([_bug(error)])
+        finally:
+            if question == self._question:
+                self.running = False
+
+    # -- what is shown -----------------------------------------------------------------------------------------------
+
+    def _say(self, problems: Iterable[str], stand: Mapping[str, Any] | None = None) -> None:
+        """Say what is wrong; the last picture stays."""
+        self.shown = {**self.shown, "setting": self.setting, **(stand or {}), "problems": list(problems)}
+
+    def _show(self, what: Asked, result: Comparison) -> None:
+        self.comparison, self._drawn = result, what
+        full = level(result, what.scenario) == "full"
+        self.shown = {
+            "setting": self.setting,
+            "problems": [],
+            **what.stand,
+            "level": "full" if full else "preview",
+            "pictures": {view: self._picture(view) for view in VIEWS if full or view == self.looking},
+            "basis": basis(result, what.scenario),
+            "verdict": result.verdict,
+            "warnings": list(result.warnings) if full else [],
+        }
+
+    def _picture(self, view: str) -> str:
+        result, what = self.comparison, self._drawn
+        assert result
+        assert what
+        return drawn(view, result, self.width, state(result, what.scenario, what.stand["values"]["costs"]))
 
     @traitlets.observe("width")
-    def _draw(self, change: Any = None) -> None:
+    def _draw_again(self, change: Any) -> None:
         if self.comparison:
-            self.shown = {"setting": self.setting, "html": self._picture(self.comparison), "error": ""}
+            self.shown = {**self.shown, "pictures": {view: self._picture(view) for view in self.shown["pictures"]}}
 
-    def _picture(self, result: Comparison, lasting: bool = False) -> str:
-        state = {path.rpartition(".")[2]: value for path, value in self.setting.items()}
-        state["operations"] = _unmaps(result)
-        chart = breakdown(result.samples, min(max(self.width, WIDTHS[0]), WIDTHS[1]), state)
-        if lasting:
-            chart = still(chart, summary(result.samples))
-        return f"{chart}<p>{escape(self._basis(result))}</p>{table(result.samples)._repr_html_()}"
+    @traitlets.observe("looking")
+    def _draw_more(self, change: Any) -> None:
+        if self.comparison and self.looking not in self.shown["pictures"]:
+            pictures = {**self.shown["pictures"], self.looking: self._picture(self.looking)}
+            self.shown = {**self.shown, "pictures": pictures}
 
-    def _basis(self, result: Comparison) -> str:
-        reading = "± is a 95 % interval, events are per unmap"
-        return f"{result.title}. Each bar rests on {_unmaps(result):,} simulated unmaps; {reading}."
+    def _hear(self, widget: Any, said: Any, buffers: Any) -> None:
+        """What the browser asks for besides settings."""
+        if said == "settle":
+            self.settle()
+        elif said == "code":
+            self.code = self.as_code()
+
+    def as_code(self) -> dict[str, str]:
+        """What is on screen as ``python`` and as ``toml``, all of the scenario even while a preview shows a part."""
+        if not (what := self._drawn):
+            return {"python": "", "toml": ""}
+        return {"python": python(what.scenario, what.rows, what.preset), "toml": toml(what.scenario, what.rows)}
 
     def lasting(self) -> tuple[str, str]:
-        """The picture and its figures, or why there is none."""
-        if not self.comparison:
-            return "", self.shown["error"]
-        words = [
-            repr(breakdown_sheet(self.comparison.samples)),
-            self._basis(self.comparison),
-            repr(table(self.comparison.samples)),
+        """The picture, the conclusion and the figures, or why there are none."""
+        if not (result := self.comparison) or not self._drawn:
+            return "", "\n".join(self.shown["problems"])
+        said = [result.verdict, basis(result, self._drawn.scenario)]
+        html = [
+            still(self._picture("waterfall"), summary(result.samples)),
+            *(f"<p>{escape(line)}</p>" for line in said),
+            table(result.samples)._repr_html_(),
         ]
-        return self._picture(self.comparison, lasting=True), "\n\n".join(words)
+        words = [repr(breakdown_sheet(result.samples)), *said, repr(table(result.samples))]
+        return "".join(html), "\n\n".join(words)
+
+
+def _runs(what: Asked, clock: Callable[[], Clock]) -> Comparison:
+    """All of it."""
+    return Comparison(what.scenario, ({row.name: observed(what.scenario, row, clock()) for row in what.rows},))
+
+
+def _bug(error: Exception) -> str:
+    return f"This setting could not be simulated: {type(error).__name__}: {error}"
+
+
+def _plain(value: Any) -> Any:
+    return value.__name__ if callable(value) else value
+
+
+def _columns(rows: Iterable[Approach]) -> list[dict[str, Any]]:
+    """The columns of an approach that can be changed: name, what it is, and the choices with their labels."""
+    made = []
+    for field in Approach.fields():
+        if field.name in ("name", "title"):
+            continue
+        found = dict.fromkeys(field.metadata["kind"].options or COLUMNS[field.name])
+        found |= dict.fromkeys(_plain(getattr(row, field.name)) for row in rows)
+        show = show_time if field.name == "busy_poll" else str
+        made.append(
+            {
+                "name": field.name,
+                "about": about(Approach).get(field.name, ""),
+                "choices": [[value, show(value) or "none"] for value in found],
+            }
+        )
+    return made

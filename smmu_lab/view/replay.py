@@ -31,7 +31,7 @@ class Microscope(Live):
     _css = style("microscope")
 
     record = traitlets.Bytes().tag(sync=True)
-    parts = traitlets.List().tag(sync=True)
+    parts: traitlets.List[Any] = traitlets.List().tag(sync=True)
     about = traitlets.Dict().tag(sync=True)
 
     def __init__(self, journal: Journal) -> None:

@@ -36,6 +36,7 @@ class Machine(Shown):
         verdict: how many there are of what; of a run what limits it.
         loads: what a run asked of nodes and edges; nothing for a scenario.
         bottleneck: names of the nodes that limit the throughput.
+        run: the run, if it is one's.
     """
 
     unfolded: ClassVar[int] = 0
@@ -45,6 +46,12 @@ class Machine(Shown):
     verdict: str
     loads: Mapping[str | tuple[str, str], Load] = attrs.field(factory=dict)
     bottleneck: tuple[str, ...] = ()
+    run: Run | None = None
+
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        from smmu_lab.view.machine_live import TopologyView  # loads ipywidgets
+
+        TopologyView(self)._ipython_display_(**kwargs)
 
     @property
     def place(self) -> str:
@@ -105,8 +112,9 @@ class Machine(Shown):
 def show_topology(what: Scenario | Run, by: Approach | str | None = None) -> Machine:
     """Show what a command passes: which part is whose, where it fans out, and what is shared.
 
-    Show it as the last line of a cell. Of a run it also shows how many commands went where, how busy each part was, and
-    what limits the throughput.
+    Show it as the last line of a cell. In a notebook each part can be pointed at, to see the way of its commands, and
+    opened, to see what it holds. Of a run it also shows how many commands went where, how busy each part was, and what
+    limits the throughput.
 
     Args:
         what: a scenario, or a run.
@@ -131,7 +139,7 @@ def show_topology(what: Scenario | Run, by: Approach | str | None = None) -> Mac
         if by is not None:
             raise InvalidInput([f"by: {by!r} is not valid: a run has its own approach, {what.approach.name}"])
         limits = bottleneck(what) if bound([what]).reached >= IDLE else ()
-        return Machine(what.scenario, what.approach, what.graph, _limit(what), loads(what), limits)
+        return Machine(what.scenario, what.approach, what.graph, _limit(what), loads(what), limits, what)
     if not isinstance(what, Scenario):
         raise InvalidInput([f"what: {what!r} is not valid: a Scenario or a Run"])
     (row,) = read_approaches([by or "qemu-today"])

@@ -31,7 +31,7 @@ def move(page, view: str) -> None:
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
     if view == ".topology":
-        page.locator(f"{view} [data-cell*=cmdq]").first.click()
+        page.locator(view).get_by_role("button", name="vcmdq0").first.click()
 
 
 def main() -> None:

@@ -111,6 +111,26 @@ def test_no_command_is_lost_by_gathering(preset, row, size):
         assert drawn == sum(loads[a, b].commands for a, b, each in graph.edges(data="kind") if each == kind)
 
 
+def test_programs_find_cells_and_their_edges():
+    """By their place among what `gather` finds."""
+    graph, limits = graph_of("per-smmu", "vcmdq", 12, 4), ["guest7.vmm"]
+    small = gather(graph, limits)
+    tree = ElementTree.fromstring(layers(graph, made_up(graph), limits))
+    found = {int(each.get("data-cell")): each for each in tree.iter(f"{SVG}g") if each.get("data-cell")}
+    for place, cell in enumerate(small.cells):
+        if cell.kind in COLUMN:
+            assert found.pop(place).find(f"{SVG}rect[@data-name]").get("data-name") == cell.full
+        elif cell.kind == "guest":
+            assert found.pop(place).find(f"{SVG}text/{SVG}title").text == cell.full
+    assert not found
+    for each in tree.iter(f"{SVG}g"):
+        path = each.find(f"{SVG}path[@data-from]")
+        if each.get("data-way") and path is not None:
+            one, other = (small.cells[int(end)] for end in each.get("data-way").split())
+            assert (path.get("data-from"), path.get("data-to")) == (one.full, other.full)
+            assert (one, other) in small.edges
+
+
 def test_widths_are_in_proportion_to_the_commands():
     graph = graph_of("broadcast", "batched", 2, 3)
     loads = {edge: Load(1000 * number) for number, edge in enumerate(graph.edges, 30)}
@@ -238,7 +258,7 @@ def test_names_are_never_markup():
     svg = layers(graph, made_up(graph), [f"guest0.{EVIL}!.cmdq"], title=EVIL)
     tree = ElementTree.fromstring(svg)  # still well-formed
     assert {element.tag.removeprefix(SVG) for element in tree.iter()} <= {
-        *("svg", "style", "title", "rect", "text", "path")
+        *("svg", "style", "title", "rect", "text", "path", "g")
     }
     assert f"guest0.{EVIL}!" in {rect.get("data-name") for rect in tree.iter(f"{SVG}rect")}
     assert tree.get("aria-label") == EVIL

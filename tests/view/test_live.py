@@ -19,4 +19,4 @@ def test_a_script_asks_nobody_and_makes_no_code(name):
 def test_a_script_can_be_read_in_one_sitting(path):
     lines = path.read_text("utf-8").splitlines()
     assert len(lines) <= 500
-    assert max(map(len, lines)) <= 130
+    assert max(map(len, lines)) <= 122

@@ -69,7 +69,7 @@ function swimLanes(run) {
   function resize() {
     const wide = Math.max(50, scroller.clientWidth - LANE.label);
     const high = Math.min(top, scroller.clientHeight);
-    const scale = window.devicePixelRatio || 1;
+    const scale = (window.devicePixelRatio || 1) * (canvas.currentCSSZoom || 1);
     if (size[0] === wide && size[1] === high && canvas.width === Math.round(wide * scale)) return;
     size = [wide, high];
     canvas.width = Math.round(wide * scale);
@@ -157,11 +157,17 @@ function swimLanes(run) {
     el.dataset.bars = bars;
   }
 
-  const timeAt = (event) => last.from + ((event.clientX - canvas.getBoundingClientRect().left) / size[0]) * last.width;
+  /** Where the pointer is on the canvas, px; on a page for a projector it is larger than it is laid out. */
+  function placeOf(event) {
+    const { left, top, width } = canvas.getBoundingClientRect();
+    return [event.clientX - left, event.clientY - top].map((px) => (px * size[0]) / width);
+  }
+
+  const timeAt = (event) => last.from + (placeOf(event)[0] / size[0]) * last.width;
 
   /** The span under the pointer: its place in the columns, or -1. */
   function find(event) {
-    const y = event.clientY - canvas.getBoundingClientRect().top + scroller.scrollTop;
+    const y = placeOf(event)[1] + scroller.scrollTop;
     const time = timeAt(event);
     const slack = (2 * last.width) / size[0];
     for (let k = 0; k < places.length; k++) {

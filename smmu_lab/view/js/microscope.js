@@ -1,4 +1,4 @@
-// The microscope: a recorded run, replayed. What is shown follows from the time alone, so stepping back needs no history.
+// The microscope: a recorded run, replayed. What is shown follows from the time alone: stepping back needs no history.
 
 const SPEEDS = [100, 300, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6, 1e7]; // ns of the run per second of the reader's
 const ZOOMS = [500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 5e7, 2e8, 1e9]; // ns that are seen
@@ -21,9 +21,10 @@ function render({ model, el }) {
   const ring = ringView(run, follow);
   const status = node("p", { class: "status", role: "status" });
   const clock = node("output", { class: "clock" });
-  const scrub = node("input", { type: "range", min: 0, max: Math.max(1, events.length - 1), step: 1, "aria-label": "Time" });
+  const scrub = node("input", { type: "range", min: 0, max: Math.max(1, events.length - 1), "aria-label": "Time" });
   const choice = (label, options) => {
-    const select = node("select", { "aria-label": label }, ...options.map(([value, words]) => node("option", { value }, words)));
+    const made = options.map(([value, words]) => node("option", { value }, words));
+    const select = node("select", { "aria-label": label }, ...made);
     return [node("label", {}, `${label} `, select), select];
   };
   const [speedLabel, speed] = choice("Speed", SPEEDS.map((ns) => [ns, `${showTime(ns)} per s`]));
@@ -35,7 +36,7 @@ function render({ model, el }) {
   const followed = node("div", { class: "followed" });
   speed.value = SPEEDS.find((ns) => ns >= ZOOMS[state.zoom] / 4) ?? SPEEDS.at(-1);
 
-  // -- time ------------------------------------------------------------------------------------------------------------
+  // -- time ----------------------------------------------------------------------------------------------------------
 
   const place = () => Math.max(0, after(events, state.time) - 1);
 
@@ -94,7 +95,7 @@ function render({ model, el }) {
     go(state.time);
   }
 
-  // -- jumps -----------------------------------------------------------------------------------------------------------
+  // -- jumps ---------------------------------------------------------------------------------------------------------
 
   const { doorbells, syncs, errors, fuller, slower } = run.moments;
   const known = {};
@@ -114,12 +115,14 @@ function render({ model, el }) {
     const times = marks(kind);
     const at = by > 0 ? after(times, state.time) : after(times, state.time - 0.5) - 1;
     if (times[at] !== undefined) return go(times[at]);
-    status.textContent = times.length ? `No ${by > 0 ? "further" : "earlier"} one: ${times.length} in all.` : missing(kind);
+    const none = `No ${by > 0 ? "further" : "earlier"} one: ${times.length} in all.`;
+    status.textContent = times.length ? none : missing(kind);
   }
 
   function missing(kind) {
     if (kind === "error") return "No error in this run: a scenario with fault.kind has one.";
-    if (kind === "fuller") return `${run.queues[state.queue].name} never holds more than ${run.peak(state.queue)} entries.`;
+    const { name } = run.queues[state.queue];
+    if (kind === "fuller") return `${name} never holds more than ${run.peak(state.queue)} entries.`;
     if (kind === "slower") return `No operation takes longer than ${showTime(run.about.slowest)}.`;
     return "There is none in this run.";
   }
@@ -136,7 +139,7 @@ function render({ model, el }) {
     least.hidden = !["fuller", "slower"].includes(jump.value);
   }
 
-  // -- following -------------------------------------------------------------------------------------------------------
+  // -- following -----------------------------------------------------------------------------------------------------
 
   function follow(list, entry) {
     Object.assign(state, { list, entry });
@@ -149,7 +152,8 @@ function render({ model, el }) {
   function followNext() {
     const { from, to } = run.queues[state.queue];
     let row = state.list >= from && state.list < to ? state.list : -1;
-    if (state.entry >= 0 && state.entry + 1 < run.list("first")[row] + run.list("entries")[row]) return follow(row, state.entry + 1);
+    const past = row < 0 ? 0 : run.list("first")[row] + run.list("entries")[row];
+    if (state.entry + 1 < past) return follow(row, state.entry + 1);
     row = row >= 0 ? row + 1 : Math.max(from, after(run.list("asked"), state.time, from, to) - 1);
     if (row < to) follow(row, run.list("first")[row]);
   }
@@ -167,14 +171,15 @@ function render({ model, el }) {
       item.time = time;
       return node("li", {}, item, node("span", { class: "faint" }, since));
     });
-    const who = `guest ${run.list("guest")[list]}, vCPU ${run.list("vcpu")[list]}, operation ${run.list("op")[list] + 1}`;
+    const [guest, vcpu, op] = ["guest", "vcpu", "op"].map((name) => run.list(name)[list]);
+    const who = `guest ${guest}, vCPU ${vcpu}, operation ${op + 1}`;
     followed.append(
-      node("p", {}, node("strong", {}, text), ` ${who} `, button("✕", "Follow no command", () => follow(-1, -1), "Esc")),
+      node("p", {}, node("strong", {}, text), ` ${who} `, button("✕", "Follow none", () => follow(-1, -1), "Esc")),
       node("ol", {}, ...items),
     );
   }
 
-  // -- showing ---------------------------------------------------------------------------------------------------------
+  // -- showing -------------------------------------------------------------------------------------------------------
 
   let width = 0; // of what is seen, ns
 
@@ -258,14 +263,15 @@ function render({ model, el }) {
     Escape: () => follow(-1, -1),
   });
 
-  const note = lanes.many ? `${run.about.note}; lanes of the guest whose queue is chosen, and of the host` : run.about.note;
+  const which = lanes.many ? "; lanes of the guest whose queue is chosen, and of the host" : "";
+  const note = run.about.note + which;
   el.classList.add("smmu-lab", "view", "microscope");
   el.tabIndex = 0;
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", `Microscope: ${run.about.title}`);
   el.append(
     insteadOfPicture(model),
-    node("p", { class: "title" }, node("strong", {}, run.about.title), " ", node("span", { class: "faint" }, note)),
+    node("p", { class: "title" }, node("strong", {}, run.about.title), node("span", { class: "faint" }, ` ${note}`)),
     node(
       "div",
       { class: "toolbar", role: "group", "aria-label": "Playback" },

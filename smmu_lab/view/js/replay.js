@@ -66,7 +66,7 @@ function replay(model) {
     return { list: row, entry: list("first")[row] + inside };
   }
 
-  /** What has become of an entry: 0 not there, 1 written, 2 published, 3 taken up, 4 at the SMMU, 5 run, 6 behind CONS. */
+  /** What has become of an entry: 0 empty, 1 written, 2 published, 3 taken up, 4 at the SMMU, 5 run, 6 behind CONS. */
   function stateOf(row, entry, time) {
     const passed = (at) => at >= 0 && at <= time;
     if (passed(list("covered")[row])) return 6;

@@ -13,7 +13,9 @@ function ringView(run, chosen) {
   const track = drawn("circle", { cx: X, cy: Y, r: R, class: "track" });
   const arc = drawn("path", { class: "arc" });
   const [prodMark, consMark] = [0, 1].map(() => drawn("path", { class: "pointer", d: "M0 0l6-11h-12z" }));
-  const [prodName, consName] = ["P", "C"].map((name) => drawn("text", { class: "strong", "text-anchor": "middle" }, name));
+  const [prodName, consName] = ["P", "C"].map((name) =>
+    drawn("text", { class: "strong", "text-anchor": "middle" }, name),
+  );
   const held = drawn("text", { x: X, y: Y + 5, "text-anchor": "middle", class: "strong" });
   const size = drawn("text", { x: 150, y: 129 });
   const words = ["PROD", "CONS"].map((name, k) => {

@@ -80,12 +80,13 @@ function watchWidth(target, reader) {
 /** Call `reader()` when colours may have changed: the system's theme, or JupyterLab's. Returns how to stop. */
 function watchTheme(reader) {
   const system = matchMedia("(prefers-color-scheme: dark)");
-  const observer = new MutationObserver(reader);
+  const later = () => requestAnimationFrame(() => requestAnimationFrame(reader)); // JupyterLab hides all meanwhile
+  const observer = new MutationObserver(later);
   observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
-  system.addEventListener("change", reader);
+  system.addEventListener("change", later);
   return () => {
     observer.disconnect();
-    system.removeEventListener("change", reader);
+    system.removeEventListener("change", later);
   };
 }
 
@@ -113,8 +114,8 @@ function latestOnly(model) {
 }
 
 /**
- * Columns of whole numbers that came as one block of bytes. `layout`: [name, type, length] each, in order, where type is
- * that of Python's array module; 64-bit columns become numbers, which are exact up to 2**53 (104 days in ns).
+ * Columns of whole numbers that came as one block of bytes. `layout`: [name, type, length] each, where type is that
+ * of Python's array module; 64-bit columns become numbers, which are exact up to 2**53 (104 days in ns).
  */
 function columns(bytes, layout) {
   const types = { B: Uint8Array, H: Uint16Array, I: Uint32Array, q: BigInt64Array };

@@ -1,4 +1,4 @@
-"""Make the pictures of docs/img: every view in a real JupyterLab, in light and in dark, as wide as a screen of 1280 leaves it.
+"""Make the pictures of docs/img: every view in a real JupyterLab, light and dark, on a screen that is 1280 px wide.
 
     python -m tests.browser.pictures
 

@@ -3,6 +3,7 @@
 python  := .venv/bin/python
 ready   := .venv/.ready
 books   := $(wildcard notebooks/*.ipynb exercises/*/*.ipynb)
+pytest  := $(python) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 # python3, unless it is too old and a newer one stands beside it.
 at_least_311 = $(shell $1 -c 'import sys; sys.version_info >= (3, 11) and print("$1")' 2>/dev/null)
@@ -18,8 +19,8 @@ lab: $(ready) ## open JupyterLab at the tour (make lab ARGS=--no-browser only se
 		--LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb $(ARGS)
 
 test: $(ready) browser check ## run every test: checks, units, doctests, a real browser, the notebooks
-	$(python) -m pytest
-	$(python) -m pytest --nbmake --nbmake-timeout=300 $(books)
+	$(pytest)
+	$(pytest) --nbmake --nbmake-timeout=300 $(books)
 
 demo: $(ready) ## compare the approaches on a recorded NVMe guest, in the terminal
 	.venv/bin/smmu-lab compare --trace nvme_dd_r4k_j4_strict_61 --think 20us
@@ -34,8 +35,9 @@ check: $(ready) ## lint, format, types, layers, and notebooks that agree with th
 	.venv/bin/nbstripout --verify $(books)
 	$(python) -m pytest -q tests/house/test_notebooks.py
 
-bench: $(ready) ## time the simulator beside its textbook model and beside C: some minutes
+bench: $(ready) browser ## time the simulator beside its textbook model and beside C, and the views: some minutes
 	.venv/bin/smmu-lab bench
+	$(python) -m tests.browser.bench
 
 fuzz: $(ready) ## ten minutes of random input for decode, traces and registers (ARGS=--seed N)
 	$(python) -m tests.fuzz.long --minutes 10 $(ARGS)

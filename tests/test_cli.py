@@ -98,6 +98,8 @@ def test_studies_of_topologies_print_their_tables(args, said):
         (["compare", "--vcpus", "2.7", "--seed", "x"], ["vcpus: 2.7 is not valid", "seed: 'x' is not valid"]),
         (["compare", "--trace", "none.csv.gz"], ["none.csv.gz: cannot be read: No such file or directory"]),
         (["compare", "--precision", "1%"], ["precision: '1%' is not valid: a number above 0 and below 1, e.g. 0.01"]),
+        (["present", "vcmdq", "--by", "batchd"], ["approach 'batchd': unknown; did you mean 'batched'?"]),
+        (["present", "vcmdq", "--topology", "broadcast"], ["topology under vcmdq: guest0.vsmmu0 -> smmu0, smmu1"]),
         (["compare", "--set", "nonsense"], ["--set: 'nonsense' is not valid: path=value"]),
         (["compare", "--pages"], ["Option '--pages' requires an argument"]),
         (["frobnicate"], ["No such command 'frobnicate'"]),
@@ -114,6 +116,13 @@ def test_bad_input_is_one_line_per_problem_and_status_2(args, lines):
     assert len(said) == len(lines)
     for line in lines:
         assert any(each.startswith(f"smmu-lab: {line}") for each in said), said
+
+
+def test_what_present_needs_is_said():
+    program = "import sys; sys.modules['voila'] = None; from smmu_lab.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "present"], capture_output=True, text=True, timeout=120)
+    said = "smmu-lab: present: Voila is not installed: pip install 'smmu-lab[lab]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 def test_decode_reads_arguments_stdin_and_traces():

@@ -15,11 +15,11 @@ from typing import Any
 
 import typer
 
-from smmu_lab.cli import decoding, places, studies, tables
+from smmu_lab.cli import decoding, places, presenting, studies, tables
 from smmu_lab.cli.app import app
 from smmu_lab.scenario import InvalidInput
 
-__all__ = ["app", "decoding", "main", "places", "studies", "tables"]
+__all__ = ["app", "decoding", "main", "places", "presenting", "studies", "tables"]
 
 USAGE: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 

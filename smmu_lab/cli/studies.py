@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from smmu_lab.cli.app import Assignments, File, Json, Names, answer, app, changes, place, progress
-from smmu_lab.scenario import Scenario, approaches, read_assignment, read_trace
+from smmu_lab.cli.app import Assignments, File, Json, Names, answer, app, changes, progress
+from smmu_lab.cli.scenarios import of_a_scenario, possible
+from smmu_lab.scenario import Scenario, approaches, read_assignment
 
 
 @app.command()
+@of_a_scenario
 def compare(
+    made: Scenario,
     names: Names = None,
-    scenario: File = None,
-    trace: Annotated[str | None, typer.Option(help="Replay a recorded guest: a bundled name, or a file.")] = None,
-    pages: Annotated[str | None, typer.Option(help="Pages per unmap.")] = None,
-    ril: Annotated[bool | None, typer.Option("--ril/--no-ril", help="Range invalidation.")] = None,
-    ats_devices: Annotated[str | None, typer.Option(help="Devices with ATS in the domain.")] = None,
-    lazy: Annotated[bool | None, typer.Option("--lazy/--strict", help="Flush-queue mode.")] = None,
-    think: Annotated[str | None, typer.Option(help="Time between two operations of a vCPU, e.g. 20us.")] = None,
-    rate: Annotated[str | None, typer.Option(help="Operations per second and vCPU, instead of --think.")] = None,
-    ops: Annotated[str | None, typer.Option(help="Operations per vCPU.")] = None,
-    vcpus: Annotated[str | None, typer.Option(help="vCPUs per guest.")] = None,
-    guests: Annotated[str | None, typer.Option(help="Virtual machines.")] = None,
-    topology: Annotated[str | None, typer.Option(help="Where the devices are: a preset, or a TOML file.")] = None,
-    profile: Annotated[str | None, typer.Option("--costs", help="Cost profile: grace, n1 or a57.")] = None,
-    seed: Annotated[str | None, typer.Option(help="Of all random streams.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="Replicate until each mean is known so well, e.g. 0.01 for ± 1 %.")
     ] = None,
-    assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
     """Run the same operations under several approaches, and say which wins, by how much, and why."""
     from smmu_lab.study import compare as run
 
-    texts = {
-        "workload.pages": pages,
-        "workload.ats_devices": ats_devices,
-        "workload.think": think,
-        "workload.rate": rate,
-        "workload.ops": ops,
-        "vcpus": vcpus,
-        "guests": guests,
-        "costs": profile,
-        "seed": seed,
-    }
-    changed = ({"topology": place(topology)} if topology is not None else {}) | changes(texts, assignments)
-    changed |= {path: flag for path, flag in (("smmu.ril", ril), ("workload.lazy", lazy)) if flag is not None}
-    base = Scenario() if scenario is None else Scenario.from_toml(scenario)
-    if trace is not None:
-        base = base.but(workload=read_trace(trace).workload())
-    made = base.but(changed)
-    chosen = names or [row.name for row in approaches() if not made.refuses(row)]
-    for row in [] if names else approaches():
-        for reason in made.refuses(row):
-            print(f"left out: {reason}", file=sys.stderr)
-
+    chosen = names or possible(made, [row.name for row in approaches()])
     sure = read_assignment(f"precision={precision}")[1] if precision is not None else None
     with progress() as say:
         result = run(made, chosen, say, sure)

@@ -159,7 +159,7 @@ def test_every_instant_is_what_the_journal_says(microscope, journal, lab):
 
 
 def test_it_replays_without_a_kernel(microscope, lab):
-    """Reopened without a kernel it is alive, for all it needs is in the notebook; where nobody trusts that, a picture."""
+    """Reopened without a kernel it is alive, for all it needs is in the notebook; untrusted, it is a picture."""
     page = microscope
     assert page.locator("[data-picture] img").count() == 1
     assert not page.locator("[data-picture] img").is_visible()

@@ -74,14 +74,23 @@ lab.compare(scenario, approaches)
 # %% [markdown]
 # ## 4. Turn the knobs
 #
-# Pages per unmap, range invalidation, vCPUs, machine. Two questions to try: at how many pages *without* range invalidation
+# Pages per unmap, range invalidation, vCPUs, machine; under *Approaches* any column of any of them. Two questions to try: at how many pages *without* range invalidation
 # does `batched` leave `qemu-today` behind? And does it ever, *with* it?
 
 # %%
 lab.explore()
 
 # %% [markdown]
-# ## 5. Something that surprised us
+# ## 5. Watch one command
+#
+# The same machine, in slow motion. **→** steps to the next thing that happens, **←** back; **d** goes to the next doorbell, **f** follows a
+# command. What is thick works, what is thin waits.
+
+# %%
+lab.microscope(lab.simulate(scenario, "qemu-today"), commands=2_000)
+
+# %% [markdown]
+# ## 6. Something that surprised us
 #
 # Let the guest read CONS from a shared page instead of by an exit, and both mean and tail get *worse*:
 
@@ -95,7 +104,7 @@ lab.compare(few, ["short-path-trapped-cons", "short-path"]).latency_sheet()
 # done long ago. Removing an exit is not enough if the wait is not redesigned with it.
 
 # %% [markdown]
-# ## 6. What is not modelled
+# ## 7. What is not modelled
 #
 # Caches and translation (a TLBI costs the same whatever it hits), stolen CPU time, page faults, NUMA, errors and timeouts
 # of devices, and the map side. Hardware queues are served first come, first served. Costs are constants but for the wake-up

@@ -94,6 +94,7 @@ class Lab:
                 getComputedStyle(document.body).getPropertyValue("--jp-layout-color0").trim() === paper""",
             arg=[theme, paper],
         )
+        page.wait_for_selector("#jupyterlab-splash", state="detached")
 
     def run_all(self, page, seconds: int = 120) -> None:
         """Run every cell through the menu, as a reader does, until the last one has printed ALL-DONE."""

@@ -22,7 +22,8 @@ TOP, HIGH = 36, 56
 def occupancy(drains: Sequence[Drain], start: int, end: int, size: int, width: int = 300) -> str:
     """The entries between CONS and PROD as a stepped line; its first peak is marked with its value.
 
-    All entries of a drain count from the first PROD write that it covers, as in `smmu_lab.study.load.loads`.
+    All entries of a drain count from the first PROD write that it covers, as in `smmu_lab.study.load.loads`: it is what
+    there may have been, never more than the queue has room for.
 
     Args:
         drains: of one queue, in any order.
@@ -34,10 +35,10 @@ def occupancy(drains: Sequence[Drain], start: int, end: int, size: int, width: i
     Returns:
         An ``<svg>`` that stands alone and needs no script.
     """
-    steps = _steps(drains, start)
+    steps = [(time, min(level, size)) for time, level in _steps(drains, start)]
     end = max(end, steps[-1][0], start + 1)
     at, peak = max(steps, key=lambda step: step[1])
-    mean = sum(entries * (stop - rung) for rung, stop, entries in drains) / (end - start)
+    mean = sum(level * (until - since) for since, until, level in _spans(steps, end)) / (end - start)
     left, right, bottom = 4, width - 4, TOP + HIGH
 
     def along(time: int) -> int:

@@ -43,6 +43,9 @@ SPANS = {"lane": "H", "row": "B", "stage": "B", "thin": "B", "start": "q", "end"
 that it is about.
 """
 
+OPS = {"end": "q", "took": "q", "number": "I"}
+"""Columns of ``ops``: one row per operation, in the order of the run's; ns. `number`: in its vCPU, from 0."""
+
 MOVES = {"queue": "H", "prod": "B", "time": "q", "count": "I"}
 """Columns of ``moves``: every PROD write (`prod` = 1) and every step of CONS, by queue; `count`: what it covers."""
 
@@ -55,11 +58,13 @@ class Lane:
         name: as in the graph of the run.
         kind: ``vcpu``, ``exit``, ``vmm``, ``kernel``, ``worker``, ``cmdq`` or ``smmu``.
         rows: how many things it has at a time.
+        hidden: spans that found no row, and are left out.
     """
 
     name: str
     kind: str
     rows: int = 1
+    hidden: int = 0
 
 
 @attrs.frozen
@@ -90,6 +95,7 @@ class Journal:
         entries: `ENTRIES`.
         spans: `SPANS`.
         moves: `MOVES`.
+        ops: `OPS`.
     """
 
     run: Run
@@ -102,11 +108,13 @@ class Journal:
     entries: Table
     spans: Table
     moves: Table
+    ops: Table
 
     @property
     def tables(self) -> Mapping[str, Table]:
         """All columns, by the name of their table."""
-        return {"lists": self.lists, "entries": self.entries, "spans": self.spans, "moves": self.moves}
+        own = attrs.asdict(self, recurse=False)
+        return {name: own[name] for name in ("lists", "entries", "spans", "moves", "ops")}
 
     def at(self, queue: int, time: int) -> tuple[int, int]:
         """PROD and CONS of a queue at a time, as counts of entries; a move is in force at its own instant."""

@@ -77,13 +77,14 @@ class _Lanes:
                 for span, at in zip(own, rows, strict=True):
                     if at == row:
                         table.append((len(found), row, span.stage, span.thin, *span[2:6]))
-            found.append(Lane(name, kind, max(rows, default=0) + 1))
+            found.append(Lane(name, kind, max(rows, default=0) + 1, rows.count(-1)))
         return found, table
 
     @staticmethod
     def _rows(own: Sequence[_Span], kind: str) -> list[int]:
         """The row of each span: what waits stands below what works."""
-        works = iter(list(arranged([span[2:4] for span in own if not span.thin], ROWS - 1)))
+        most = ROWS - any(span.thin for span in own)
+        works = iter(list(arranged([span[2:4] for span in own if not span.thin], most)))
         rows = [-1 if span.thin else next(works) for span in own]
         below = max(rows, default=-1) + 1
         waits = iter(list(arranged([span[2:4] for span in own if span.thin], ROWS - below)))
@@ -154,7 +155,7 @@ class _Lanes:
         for (consumer, taken), rows in drains.items():
             first, last = min(rows), max(rows)
             queue = self.of.lists[first].queue
-            over = max((self.of.lists[row].ticket.visible or self.of.end for row in rows), default=taken)
+            over = self.of.left(rows, taken)
             calls = _within(self.of.calls[queue], taken, over)
             work = [(start, end, HANDOFF) for start, end in _within(kernel[queue], taken, over)]
             waits = [(call[0], call[1], EXECUTE) for call in calls]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from smmu_lab.record import Run, Table
-from smmu_lab.record.journal import ENTRIES, LISTS, MOVES, Journal, Ring
-from smmu_lab.scenario import InvalidInput
+from smmu_lab.record.journal import ENTRIES, LISTS, MOVES, OPS, Journal, Ring
+from smmu_lab.scenario import Approach, InvalidInput
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.queue import DOORBELL, QUEUE, WAKE, Group, Ticket
 from smmu_lab.sim.simulate import observed
@@ -20,7 +20,7 @@ from smmu_lab.sim.texts import ATC_INV, TLBI, Texts, kinds
 
 NEVER = -1
 MOST = 500_000
-"""Commands of a run that is watched: it is run once more, and all steps of it are held at once."""
+"""Commands, and operations, of a run that is watched: it is run once more, and all steps of it are held at once."""
 
 
 class Trail(list[tuple[Any, ...]]):
@@ -32,20 +32,21 @@ class Trail(list[tuple[Any, ...]]):
 
 
 def watch(run: Run, entries: int = 10_000) -> Journal:
-    """What became of every entry, up to the first `entries` of all queues together.
+    """What became of every entry, up to about the first `entries` of all queues together.
 
     The scenario is run once more on a watched clock. The same scenario and approach give the same bits, and that is
     checked: a record that comes out otherwise is refused.
 
     Args:
         run: the run.
-        entries: so many, and then to the end of nothing in particular: the journal says where it ends.
+        entries: where to stop, with whatever is under way then: the journal says when that is.
 
     Raises:
         InvalidInput: the run is too long, or does not come out the same (its consumer is not deterministic).
     """
-    if run.counts.commands > MOST:
-        raise InvalidInput([f"run: {run.counts.commands:,} commands are too many to watch: at most {MOST:,}"])
+    for number, what in ((run.counts.commands, "commands"), (len(run.ops), "operations")):
+        if number > MOST:
+            raise InvalidInput([f"run: {number:,} {what} are too many to watch: at most {MOST:,}"])
     clock = Clock()
     clock.trail = Trail()
     again = observed(run.scenario, run.approach, clock)
@@ -93,6 +94,8 @@ class Watched:
         made = sorted(self._issued(), key=lambda each: each.asked)
         reach = [0, *accumulate(each.work.entries for each in made)]
         kept = max(1, bisect_right(reach, entries) - 1)
+        while kept < len(made) and made[kept].asked == made[kept - 1].asked:
+            kept += 1  # what begins at one instant is not cut apart
         self.whole = kept >= len(made)
         self.end = max(run.ops["start"], default=0) if not made else made[kept].asked - 1 if not self.whole else 0
         if self.whole:
@@ -136,6 +139,21 @@ class Watched:
                 found[self.number[name]].append((count, time))
         return found
 
+    def covered(self, each: Listed) -> int | None:
+        """When CONS covers a list."""
+        covers = self._stored[each.queue]
+        at = bisect_right(covers, (each.ticket.end - 1, 1 << 62))
+        return covers[at][1] if at < len(covers) else None
+
+    def left(self, rows: Sequence[int], taken: int) -> int:
+        """When a consumer lets go of the lists that it took up: CONS covers them, or the queue stands at an error."""
+        stops = self.run.stops
+        where = [self.number[who] for who in zip(stops["guest"], stops["queue"], strict=True)]
+        queue = self.lists[rows[0]].queue
+        ends = [time for name, time in zip(where, stops["stopped"], strict=True) if name == queue and time > taken]
+        covered = [self.covered(self.lists[row]) for row in rows]
+        return min([*ends, max(self.end if time is None else time for time in covered)])
+
     @cached_property
     def _ops(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
         """(start, row) of the operations of each vCPU; of a recording as it was, of each guest."""
@@ -178,12 +196,10 @@ class Watched:
         for each in self.lists:
             ticket, op = each.ticket, self.op(each)
             published, group = self.published.get(id(ticket), (NEVER, None))
-            covers = self._stored[each.queue]
-            at = bisect_right(covers, (ticket.end - 1, 1 << 62))
             vcpu = self.run.ops["vcpu"][op] if self.replayed(each.guest) else each.vcpu
             stamps = (
                 *(each.asked, ticket.written, published, self.taken(ticket), ticket.visible),
-                *(covers[at][1] if at < len(covers) else None, self.seen.get(id(ticket))),
+                *(self.covered(each), self.seen.get(id(ticket))),
             )
             owner = group is not None and group.owner is ticket
             made = list(texts.of(op, each.work))
@@ -199,8 +215,25 @@ class Watched:
             moves.append(move)
         rings = [Ring(name, self._size(name)) for name in self.names]
         return Journal(
-            *(self.run, self.end, self.whole, rings, found, tuple(texts.known)), *(lists, entries, spans, moves)
+            *(self.run, self.end, self.whole, rings, found, tuple(texts.known)),
+            *(lists, entries, spans, moves, self._operations()),
         )
+
+    def _operations(self) -> Table:
+        """All operations up to the last one that has a list here."""
+        table, ops = Table(OPS), self.run.ops
+        last = max([self.op(each) for each in self.lists], default=-1)
+        number: Counter[tuple[int, int]] = Counter()
+        order = sorted(range(len(ops)), key=ops["start"].__getitem__)
+        place = [0] * len(ops)
+        for row in order:
+            who = ops["guest"][row], ops["vcpu"][row]
+            place[row] = number[who]
+            number[who] += 1
+        for row in range(last + 1):
+            took = self.run.latencies[row]
+            table.append((ops["start"][row] + took, took, place[row]))
+        return table
 
     def _size(self, name: str) -> int:
         smmu, row = self.run.scenario.smmu, self.graph.nodes[name]["row"]
@@ -230,17 +263,20 @@ class Watched:
     def _held(self) -> dict[tuple[int, int], tuple[int, int]]:
         """When the host's list that holds a command was at the SMMU, by list and place; of several, all of them.
 
-        Nothing for requests, for the v1 patch's fan-out, or behind an error: there the numbers do not fit.
+        Nothing for requests, for the v1 patch's fan-out, or from an error on: there the numbers do not fit.
         """
         found: dict[tuple[int, int], tuple[int, int]] = {}
-        if self.run.approach.front != "smmu-commands" or len(self.run.stops) or self.run.scenario.fault:
+        if self.run.approach.front != "smmu-commands":
             return found
         for queue, calls in self.calls.items():
-            if self.graph.nodes[self.names[queue]]["row"].handoff == "marshalled":
-                continue
+            row: Approach = self.graph.nodes[self.names[queue]]["row"]
             places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # what each SMMU gets, in order
             smmus = self.graph.nodes[self.names[queue]]["smmus"]
             for each in (each for each in self.lists if each.queue == queue):
+                work = each.work
+                refused = row.unsupported == "error" and work.ste + work.other
+                if work.bad >= 0 or work.gone or refused or (row.handoff == "marshalled" and work.fan):
+                    break
                 for place, kind in enumerate(kinds(each.work)):
                     if kind in (TLBI, ATC_INV):
                         for smmu in self._goes(each.work, place, kind, smmus):

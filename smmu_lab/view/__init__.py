@@ -24,8 +24,8 @@ __all__ = ["dashboard", "explore", "microscope", "show_topology"]
 
 DEFAULT = ("qemu-today", "batched", "native-queue", "short-path", "vcmdq", "bare-metal")
 """The approaches of the mail that exist today, and bare metal as the reference."""
-MOST_COMMANDS = 50_000
-"""Of a run that is replayed: what a browser and a saved notebook can bear."""
+FEWEST_COMMANDS, MOST_COMMANDS = 100, 50_000
+"""Of a run that is replayed: enough to see something end, and what a browser and a saved notebook can bear."""
 
 
 def explore(scenario: Scenario | None = None, approaches: Iterable[Approach | str] = DEFAULT) -> Explorer:
@@ -33,7 +33,7 @@ def explore(scenario: Scenario | None = None, approaches: Iterable[Approach | st
 
     Show it as the last line of a cell. Approaches and each of their columns, workload, machine and costs follow the
     controls; what has no control stays as the scenario says. While a control moves, as many unmaps are simulated as
-    50 ms of CPU time allow, which is said; when it rests, all of them.
+    about 35 ms of CPU time allow, and at least two per vCPU, which is said; when it rests, all of them.
 
     Args:
         scenario: where to start; by default one vCPU that unmaps 16 pages.
@@ -55,7 +55,7 @@ def microscope(run: Run, commands: int = 10_000) -> Microscope:
 
     Args:
         run: of `simulate`.
-        commands: so many, from the start on, are replayed.
+        commands: about so many, from the start on, are replayed.
 
     Raises:
         InvalidInput: it is no run, or one that cannot be watched (see `smmu_lab.sim.watch.watch`).
@@ -67,8 +67,9 @@ def microscope(run: Run, commands: int = 10_000) -> Microscope:
 
     if not isinstance(run, Run):
         raise InvalidInput([invalid("run", run, "a Run, as lab.simulate(scenario, approach) gives it")])
-    if type(commands) is not int or not 1 <= commands <= MOST_COMMANDS:
-        raise InvalidInput([invalid("commands", commands, f"an integer from 1 to {MOST_COMMANDS}")])
+    if type(commands) is not int or not FEWEST_COMMANDS <= commands <= MOST_COMMANDS:
+        valid = f"an integer from {FEWEST_COMMANDS} to {MOST_COMMANDS}"
+        raise InvalidInput([invalid("commands", commands, valid)])
     return Microscope(watch(run, commands))
 
 

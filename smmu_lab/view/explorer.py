@@ -13,17 +13,16 @@ import attrs
 import traitlets
 
 from smmu_lab.charts import breakdown_sheet, still, summary
-from smmu_lab.charts.palette import identities
 from smmu_lab.scenario import Approach, InvalidInput, Scenario, approach, approaches, read_approaches
 from smmu_lab.sim import simulate
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.simulate import observed
 from smmu_lab.study import Comparison
-from smmu_lab.units import show_time
+from smmu_lab.view.explorer_approaches import columns, inked, misshapen, plain
 from smmu_lab.view.explorer_budget import DRAWING, Dropped, Watched, affordable, asked, work
 from smmu_lab.view.explorer_code import origin, python, toml
 from smmu_lab.view.explorer_pictures import VIEWS, basis, drawn, level, state, table
-from smmu_lab.view.knobs import COLUMNS, Knob, about, applied, fixed, knobs, preset_of, values
+from smmu_lab.view.knobs import Knob, applied, fixed, knobs, preset_of, values
 from smmu_lab.view.live import Live, script, style
 
 
@@ -90,8 +89,8 @@ class Explorer(Live):
         start = {"approaches": [self._entry(row) for row in read_approaches(chosen)]}
         super().__init__(
             start=start,
-            catalogue=[{name: _plain(value) for name, value in row.values().items()} for row in self._rows.values()],
-            columns=_columns(self._rows.values()),
+            catalogue=[{name: plain(value) for name, value in row.values().items()} for row in self._rows.values()],
+            columns=columns(self._rows.values()),
         )
         self.on_msg(self._hear)
         self.setting = start
@@ -112,11 +111,17 @@ class Explorer(Live):
 
     @traitlets.validate("setting")
     def _whole(self, proposal: Any) -> dict[str, Any]:
-        entries = [
-            each if isinstance(each, Mapping) else self._entry(*read_approaches([each]))
-            for each in proposal["value"].get("approaches", self.start["approaches"])
-        ]
+        entries = proposal["value"].get("approaches", self.start["approaches"])
+        if isinstance(entries, list | tuple):
+            entries = [self._read(each) for each in entries]
         return {**proposal["value"], "approaches": entries}
+
+    def _read(self, each: Any) -> Any:
+        """An entry in full; what is none stays, and is said."""
+        if isinstance(each, Approach):
+            return self._entry(each)
+        each = {"row": each} if isinstance(each, str) else each
+        return {**each, "changes": each.get("changes")} if isinstance(each, Mapping) else each
 
     @traitlets.observe("setting")
     def _ask(self, change: Any) -> None:
@@ -135,20 +140,22 @@ class Explorer(Live):
 
     def _preview(self) -> dict[str, float]:
         """Show as much of the setting as the budget allows; how long each approach took to simulate, µs."""
+        if problems := misshapen(self.setting["approaches"]):
+            raise InvalidInput(problems)
         scenario = applied(self.scenario, self.setting)
         stand = self._offer(scenario)
         names = self._names()
-        inks = identities(names)
-        rows, refused, impossible = [], [], False
+        rows: list[Approach] = []
+        refused, impossible = [], False
         for name, entry in zip(names, self.setting["approaches"], strict=True):
             try:
                 row = self._row(name, entry)
-                problems = scenario.refuses(row)
-                rows += [] if problems else [row]
+                reasons = scenario.refuses(row)
+                rows += [] if reasons else [row]
             except InvalidInput as error:
-                problems, impossible = error.problems, True
-            refused.append("\n".join(problems))
-        said = {"names": [[name, *inks[name]] for name in names], "refused": refused, **stand}
+                reasons, impossible = error.problems, True
+            refused.append("\n".join(reasons))
+        said = {"names": inked(names), "refused": refused, **stand}
         if impossible:
             self._say(["approaches: one cannot be as it is chosen; the reason stands beside it"], said)
         elif not rows:
@@ -185,7 +192,8 @@ class Explorer(Live):
             (knob, stand[knob.path])
             for group in groups.values()
             for knob in group
-            if knob.path in stand and stand[knob.path] not in {*knob.choices, *self._more.get(knob.path, ())}
+            if type(stand.get(knob.path)) is type(knob.choices[0])
+            and stand[knob.path] not in {*knob.choices, *self._more.get(knob.path, ())}
         ]
         for knob, value in strange:
             self._more.setdefault(knob.path, set()).add(value)
@@ -229,7 +237,7 @@ class Explorer(Live):
             wait: until it is done.
         """
         what = self._asked
-        if what is None or self.running or self.shown["level"] == "full":
+        if what is None or self.running or (what is self._drawn and self.shown["level"] == "full"):
             return
         try:
             loop = None if wait else asyncio.get_running_loop()
@@ -246,10 +254,19 @@ class Explorer(Live):
 
     async def _settle_beside(self, what: Asked, question: int) -> None:
         """The full run in a thread of its own: whatever is asked for meanwhile is answered at once, and ends it."""
+
+        def look() -> None:
+            if question != self._question:
+                raise Dropped
+
         try:
             result = await asyncio.to_thread(_runs, what, lambda: Watched(lambda: question != self._question))
-            if question == self._question:
-                self._show(what, result)
+            width = None
+            while width != self.width:  # the browser may have another one meanwhile
+                width = self.width
+                answer = await asyncio.to_thread(self._answer, what, result, width, look)
+            look()
+            self._put(what, result, answer)
         except Dropped:
             pass
         except Exception as error:
@@ -263,27 +280,43 @@ class Explorer(Live):
 
     def _say(self, problems: Iterable[str], stand: Mapping[str, Any] | None = None) -> None:
         """Say what is wrong; the last picture stays."""
-        self.shown = {**self.shown, "setting": self.setting, **(stand or {}), "problems": list(problems)}
+        if not stand and self._asked:
+            stand = self._asked.stand
+        elif not stand:
+            names = [] if misshapen(self.setting["approaches"]) else self._names()
+            stand = {"names": inked(names), "refused": []}
+        self.shown = {**self.shown, "setting": self.setting, **stand, "problems": list(problems)}
 
     def _show(self, what: Asked, result: Comparison) -> None:
+        self._put(what, result, self._answer(what, result, self.width, lambda: None))
+
+    def _put(self, what: Asked, result: Comparison, answer: Mapping[str, Any]) -> None:
         self.comparison, self._drawn = result, what
-        full = level(result, what.scenario) == "full"
-        self.shown = {
-            "setting": self.setting,
-            "problems": [],
-            **what.stand,
-            "level": "full" if full else "preview",
-            "pictures": {view: self._picture(view) for view in VIEWS if full or view == self.looking},
-            "basis": basis(result, what.scenario),
-            "verdict": result.verdict,
-            "warnings": list(result.warnings) if full else [],
+        self.shown = {"setting": self.setting, "problems": [], **what.stand, **answer}
+
+    def _answer(self, what: Asked, result: Comparison, width: int, look: Callable[[], None]) -> dict[str, Any]:
+        """Pictures and words; `look` is called before each, and may raise."""
+        now = level(result, what.scenario)
+        full = now == "full"
+        parts: dict[str, Callable[[], Any]] = {
+            "basis": lambda: basis(result, what.scenario),
+            "verdict": lambda: result.verdict,
+            "warnings": lambda: list(result.warnings) if full else [],
         }
+        views = [view for view in VIEWS if full or view == self.looking]
+        pictures, words = {}, {}
+        for view in views:
+            look()
+            pictures[view] = _picture(view, what, result, width)
+        for name, part in parts.items():
+            look()
+            words[name] = part()
+        return {"level": now, "pictures": pictures, **words}
 
     def _picture(self, view: str) -> str:
-        result, what = self.comparison, self._drawn
-        assert result
-        assert what
-        return drawn(view, result, self.width, state(result, what.scenario, what.stand["values"]["costs"]))
+        assert self.comparison
+        assert self._drawn
+        return _picture(view, self._drawn, self.comparison, self.width)
 
     @traitlets.observe("width")
     def _draw_again(self, change: Any) -> None:
@@ -310,16 +343,23 @@ class Explorer(Live):
         return {"python": python(what.scenario, what.rows, what.preset), "toml": toml(what.scenario, what.rows)}
 
     def lasting(self) -> tuple[str, str]:
-        """The picture, the conclusion and the figures, or why there are none."""
+        """The picture, the conclusion and the figures, and what is wrong."""
+        names = [name for name, *_ in self.shown["names"]]
+        refused = [f"{name}: {why}" for name, why in zip(names, self.shown["refused"], strict=False) if why]
+        wrong = [*self.shown["problems"], *refused]
+        if self.shown["problems"] and self.comparison:
+            wrong.append("The picture shows the last setting that could be simulated.")
+        notes = "".join(f"<p>{escape(line)}</p>" for line in wrong)
         if not (result := self.comparison) or not self._drawn:
-            return "", "\n".join(self.shown["problems"])
+            return notes, "\n\n".join(wrong)
         said = [result.verdict, basis(result, self._drawn.scenario)]
         html = [
+            notes,
             still(self._picture("waterfall"), summary(result.samples)),
             *(f"<p>{escape(line)}</p>" for line in said),
             table(result.samples)._repr_html_(),
         ]
-        words = [repr(breakdown_sheet(result.samples)), *said, repr(table(result.samples))]
+        words = [*wrong, repr(breakdown_sheet(result.samples)), *said, repr(table(result.samples))]
         return "".join(html), "\n\n".join(words)
 
 
@@ -328,28 +368,9 @@ def _runs(what: Asked, clock: Callable[[], Clock]) -> Comparison:
     return Comparison(what.scenario, ({row.name: observed(what.scenario, row, clock()) for row in what.rows},))
 
 
+def _picture(view: str, what: Asked, result: Comparison, width: int) -> str:
+    return drawn(view, result, width, state(result, what.scenario, what.stand["values"]["costs"]))
+
+
 def _bug(error: Exception) -> str:
     return f"This setting could not be simulated: {type(error).__name__}: {error}"
-
-
-def _plain(value: Any) -> Any:
-    return value.__name__ if callable(value) else value
-
-
-def _columns(rows: Iterable[Approach]) -> list[dict[str, Any]]:
-    """The columns of an approach that can be changed: name, what it is, and the choices with their labels."""
-    made = []
-    for field in Approach.fields():
-        if field.name in ("name", "title"):
-            continue
-        found = dict.fromkeys(field.metadata["kind"].options or COLUMNS[field.name])
-        found |= dict.fromkeys(_plain(getattr(row, field.name)) for row in rows)
-        show = show_time if field.name == "busy_poll" else str
-        made.append(
-            {
-                "name": field.name,
-                "about": about(Approach).get(field.name, ""),
-                "choices": [[value, show(value) or "none"] for value in found],
-            }
-        )
-    return made

@@ -54,7 +54,7 @@ def asked(scenario: Scenario) -> int:
 
 
 def affordable(scenario: Scenario, paces: Iterable[float]) -> Scenario:
-    """The scenario with as many unmaps as the budget allows, and never more than it asks for.
+    """The scenario with as many unmaps as the budget allows, with that which a fault strikes, and never more than all.
 
     Args:
         scenario: all of it.
@@ -64,7 +64,8 @@ def affordable(scenario: Scenario, paces: Iterable[float]) -> Scenario:
     longest = max(_lengths(scenario), default=0) if isinstance(load, Recorded) else load.ops
     lazy = isinstance(load, Unmaps) and load.lazy
     allowed = int((BUDGET - DRAWING) / (work(scenario) * vcpus * sum(paces)))
-    return scenario.but({"workload.ops": max(1, min(longest, max(FLUSH if lazy else FEWEST, allowed)))})
+    struck = scenario.fault.op + 1 if scenario.fault else 0
+    return scenario.but({"workload.ops": max(1, min(longest, max(FLUSH if lazy else FEWEST, allowed, struck)))})
 
 
 def work(scenario: Scenario) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from keyword import iskeyword
 from pprint import pformat
 from typing import Any
 
@@ -24,9 +25,12 @@ def python(scenario: Scenario, rows: Iterable[Approach], preset: Mapping[str, An
     if preset:
         given["topology"] = dict(preset)
     arguments = "".join(f"    {name}={_written(value)},\n" for name, value in given.items())
+    rows = tuple(rows)
     lines = "".join(f"    {_row(row)},\n" for row in rows)
+    own = dict.fromkeys(_plain(row.consumer) for row in rows if callable(row.consumer))
+    remarks = "".join(f"# {name}: your own function, define it above\n" for name in own)
     return (
-        "import smmu_lab as lab\n\n"
+        f"import smmu_lab as lab\n\n{remarks}"
         f"scenario = lab.Scenario({f'{chr(10)}{arguments}' if arguments else ''})\n"
         f"approaches = [\n{lines}]\n"
         "lab.compare(scenario, approaches)\n"
@@ -59,14 +63,18 @@ def _row(row: Approach) -> str:
     base, changes = origin(row)
     if not changes:
         return repr(row.name)
-    if changes.get("name") == f"{base.name}*":
-        del changes["name"]  # as `but` gives it
+    changes.pop("name", None)
+    if row.name != f"{base.name}*":  # which `but` gives
+        changes = {"name": row.name, **changes}
     arguments = ", ".join(f"{name}={_plain(value)}" for name, value in changes.items())
     return f"lab.approach({base.name!r}).but({arguments})"
 
 
 def _plain(value: Any) -> str:
-    return value.__name__ if callable(value) else repr(value)
+    if not callable(value):
+        return repr(value)
+    name = str(getattr(value, "__name__", ""))
+    return name if name.isidentifier() and not iskeyword(name) else "consumer"
 
 
 def _written(value: Any) -> str:

@@ -47,10 +47,11 @@ def basis(result: Comparison, whole: Scenario) -> str:
     """What the figures rest on, in words."""
     some, everything = asked(result.scenario), asked(whole)
     noun = "operations" if isinstance(whole.workload, Recorded) else "unmaps"
+    dropped = f", the first {result.warmup:,} dropped as warm-up" if result.warmup else ""
     if level(result, whole) == "full":
         reading = f"± is a 95 % interval, events are per {result.noun}"
-        return f"{result.title}. Full run: each bar rests on {some:,} simulated {noun}; {reading}."
-    part = f"Preview: {some:,} of {everything:,} {noun} under each approach; intervals are of these {some:,}"
+        return f"{result.title}. Full run: each bar rests on {some:,} simulated {noun}{dropped}; {reading}."
+    part = f"Preview: {some:,} of {everything:,} {noun} under each approach; intervals are of these {some:,}{dropped}"
     return f"{result.title}. {part}."
 
 

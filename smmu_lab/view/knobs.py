@@ -10,10 +10,22 @@ from typing import Any
 
 import attrs
 
-from smmu_lab.scenario import Cost, Costs, Host, Recorded, Scenario, Smmu, Unmaps, approaches, costs, traces
+from smmu_lab.scenario import (
+    Cost,
+    Costs,
+    Host,
+    InvalidInput,
+    Recorded,
+    Scenario,
+    Smmu,
+    Unmaps,
+    approaches,
+    costs,
+    traces,
+)
 from smmu_lab.scenario.costs import PROFILES
-from smmu_lab.scenario.fields import Settings
-from smmu_lab.scenario.topology import PRESETS
+from smmu_lab.scenario.fields import Settings, invalid, named
+from smmu_lab.scenario.topology import PRESETS, read_topology
 from smmu_lab.units import nanoseconds, show_size, show_time
 
 PAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024)
@@ -215,7 +227,7 @@ _OF_UNMAPS = {f"workload.{field.name}" for field in Unmaps.fields()} - {
     f"workload.{field.name}" for field in Recorded.fields()
 }
 _AS_RECORDED = {"vcpus", "smmu.ril"}
-_FIXED_SIZE = {"one-smmu", "grace-8-smmu"}
+_FIXED_SIZE = ("one-smmu", "grace-8-smmu")
 
 
 def trace_of(base: Scenario, setting: Mapping[str, Any]) -> str:
@@ -226,10 +238,31 @@ def trace_of(base: Scenario, setting: Mapping[str, Any]) -> str:
 
 def preset_of(setting: Mapping[str, Any]) -> dict[str, Any]:
     """The table of the topology that is asked for; empty if it is the scenario's own."""
-    table = {path.removeprefix("topology."): value for path, value in setting.items() if path.startswith("topology.")}
+    table = _topology(setting)
     if table.get("preset") in _FIXED_SIZE:
         table.pop("smmus", None)
-    return table if table.get("preset") else {}
+    return table if table.get("preset", "") != "" else {}
+
+
+def _topology(setting: Mapping[str, Any]) -> dict[str, Any]:
+    return {path.removeprefix("topology."): value for path, value in setting.items() if path.startswith("topology.")}
+
+
+def _strange(base: Scenario, setting: Mapping[str, Any]) -> list[str]:
+    """What is wrong with that which the scenario does not read, or must not: a browser names no file."""
+    problems = [
+        invalid(path, value, "name its fields by dotted paths")
+        for path, value in setting.items()
+        if isinstance(value, Mapping | Recorded)
+    ]
+    valid = ("", *traces(), *filter(None, [trace_of(base, {})]))
+    if setting.get("workload.trace", "") not in valid:
+        problems.append(invalid("workload.trace", setting["workload.trace"], f"one of {', '.join(traces())}, or none"))
+    try:
+        read_topology({**_topology(setting), "preset": "per-smmu"})
+    except InvalidInput as error:
+        problems += error.problems
+    return problems
 
 
 def applied(base: Scenario, setting: Mapping[str, Any]) -> Scenario:
@@ -240,10 +273,14 @@ def applied(base: Scenario, setting: Mapping[str, Any]) -> Scenario:
     Raises:
         InvalidInput: all problems at once.
     """
+    named(setting, "")
     changes = {path: value for path, value in setting.items() if not path.startswith("topology.")}
-    for path in ("approaches", "workload.trace"):
-        changes.pop(path, None)
-    if str(changes.get("costs")).endswith("*"):
+    changes.pop("approaches", None)
+    changes.pop("workload.trace", None)
+    if problems := _strange(base, setting):
+        raise InvalidInput(problems)
+    mine = f"{base.costs.profile}*"
+    if changes.get("costs") == mine and mine in profiles(base.costs):
         del changes["costs"]  # the scenario's own
     trace, own = trace_of(base, setting), trace_of(base, {})
     if trace:

@@ -68,7 +68,6 @@ def summary(journal: Journal) -> str:
 def described(journal: Journal) -> dict[str, Any]:
     """What the columns do not say."""
     run = journal.run
-    ends = [start + took for start, took in zip(run.ops["start"], run.latencies, strict=True)]
     stops = run.stops
     kept = range(len(stops))
     many = f"{len(journal.entries):,} commands, {show_time(journal.end)}"
@@ -79,12 +78,17 @@ def described(journal: Journal) -> dict[str, Any]:
         "end": journal.end,
         "window": window(journal),
         "lanes": [
-            {"name": named(lane), "title": lane.name, "rows": lane.rows, "guest": _guest(lane.name)}
+            {
+                "name": named(lane),
+                "title": lane.name,
+                "rows": lane.rows,
+                "hidden": lane.hidden,
+                "guest": _guest(lane.name),
+            }
             for lane in journal.lanes
         ],
         "rings": [{"name": ring.name, "size": ring.size, "guest": _guest(ring.name)} for ring in journal.queues],
         "texts": list(journal.texts),
-        "ops": [[end, took] for end, took in zip(ends, run.latencies, strict=True) if end <= journal.end],
         "p99": run.latency.p99.value if run.measured else 0,
         "slowest": max(run.latencies, default=0),
         "stops": [

@@ -13,10 +13,10 @@ pytestmark = pytest.mark.browser
 EVIL = '"><img src=x onerror=alert(1)>'
 SCENARIO = "lab.Scenario(workload=lab.unmaps(pages=8, ops=30), smmu=lab.Smmu(ril=False, queue_log2=7), vcpus=4)"
 CELL = f"""
-import smmu_lab as lab
 lab.microscope(lab.simulate({SCENARIO}, lab.approach("short-path").but(name={EVIL!r})))
 """
 EL = ".microscope"
+STEPS = 200  # far enough for the window of slots to move
 TEXTS = "node => [...node.querySelectorAll('p, li, .slots button, .names span')].map(each => each.textContent)"
 
 
@@ -28,7 +28,9 @@ def journal():
 
 @pytest.fixture
 def microscope(lab, page, request):
-    page.notebook = lab.write(f"{request.node.name}.ipynb", CELL)
+    page.notebook = lab.write(
+        f"{request.node.name}.ipynb", "import smmu_lab as lab", CELL
+    )  # `open` presses the first one
     lab.open(page, page.notebook)
     lab.run_all(page)
     page.wait_for_selector(f"{EL}[data-event='0']")
@@ -40,6 +42,21 @@ def microscope(lab, page, request):
 
 def told(page) -> dict:
     return page.locator(EL).evaluate("node => ({...node.dataset})")
+
+
+def middle(page, journal, span) -> tuple[float, float]:
+    """Where a span of the second lane is on the screen while the replay is at its start."""
+    box = page.locator(f"{EL} canvas").bounding_box()
+    seen = float(page.locator(f"{EL} .lanes").get_attribute("data-width"))
+    lane = page.locator(f"{EL} .names span").nth(1).bounding_box()
+    across = (span["start"] + span["end"]) / 2 / seen * box["width"]
+    return box["x"] + across, lane["y"] + 3 + 15 * span["row"] + 7
+
+
+def slots(page) -> list:
+    """The slots with their looks, and the registers."""
+    looks = "all => all.map(slot => slot.className + slot.getAttribute('aria-label'))"
+    return [page.locator(f"{EL} .slots button").evaluate_all(looks), page.locator(f"{EL} .circle").inner_html()]
 
 
 def state(page) -> list:
@@ -58,13 +75,14 @@ def test_every_instant_is_what_the_journal_says(microscope, journal, lab):
 
     # by keyboard: n steps forward, and each is the next event, with the registers of the journal
     el.focus()
-    start, times = state(page), []
-    for number in range(1, 41):
+    start, times, seen = state(page), [], {}
+    for number in range(1, STEPS + 1):
         page.keyboard.press("ArrowRight")
         now = told(page)
         assert now["event"] == str(number)
         times.append(int(now["time"]))
         assert (int(now["prod"]), int(now["cons"])) == journal.at(0, times[-1])
+        seen[number] = slots(page)
     stamps = {
         time
         for table, name in (("lists", "asked"), ("moves", "time"), ("spans", "end"))
@@ -73,8 +91,9 @@ def test_every_instant_is_what_the_journal_says(microscope, journal, lab):
     assert times == sorted(set(times))
     assert {time for time in stamps if 0 < time <= times[-1]} <= set(times)
 
-    # n steps back are the start again, to the pixel
-    for _ in range(40):
+    # every instant looks the same on the way back, and n steps back are the start again, to the pixel
+    for number in range(STEPS, 0, -1):
+        assert slots(page) == seen[number]
         page.keyboard.press("ArrowLeft")
     assert state(page) == start
 
@@ -118,6 +137,14 @@ def test_every_instant_is_what_the_journal_says(microscope, journal, lab):
     page.keyboard.press(" ")
     page.wait_for_selector(f"{EL}[data-playing='false'][data-time='{full}']")
 
+    # played on, it stands at each doorbell in turn, and never before the last one
+    el.get_by_label("Jump to").select_option("doorbell")
+    el.focus()
+    page.keyboard.press("Home")
+    for time in islice(doorbells, 6):
+        page.keyboard.press(" ")
+        page.wait_for_selector(f"{EL}[data-playing='false'][data-time='{time}']")
+
     # a slot is a command: disassembled where one points, followed where one clicks
     slot = el.locator(".slots button:not(.state0)").first
     slot.hover()
@@ -139,8 +166,22 @@ def test_every_instant_is_what_the_journal_says(microscope, journal, lab):
     page.mouse.down()
     near = int(told(page)["time"])
     page.mouse.move(box["x"] + 200, box["y"] + 10, steps=5)
-    assert int(told(page)["time"]) > near
+    far = int(told(page)["time"])
+    assert far > near
+    page.mouse.move(box["x"] + 201, box["y"] + 10)  # a hand that trembles: what is seen stands still meanwhile
+    page.mouse.move(box["x"] + 200, box["y"] + 10)
+    assert int(told(page)["time"]) == far
     page.mouse.up()
+
+    # a bar is followed where one presses it with Shift
+    page.keyboard.press("Home")
+    first = next(span for span in journal.spans.rows() if span["lane"] == 1 and span["thin"])
+    page.keyboard.down("Shift")
+    page.mouse.click(*middle(page, journal, first))
+    page.keyboard.up("Shift")
+    assert steps.count() > 4
+    el.focus()
+    page.keyboard.press("Escape")
 
     # light and dark, and less motion: events one by one
     light = page.locator(f"{EL} canvas").evaluate("canvas => canvas.toDataURL()")

@@ -198,7 +198,7 @@ def test_columns_travel_once_and_are_small():
     layout, data = journal.columns()
     sizes = {"q": 8, "I": 4, "H": 2, "B": 1}
     assert len(data) == sum(sizes[code] * length for _, code, length in layout)
-    assert {name.partition(".")[0] for name, _, _ in layout} == {"lists", "entries", "spans", "moves"}
+    assert {name.partition(".")[0] for name, _, _ in layout} == {"lists", "entries", "spans", "moves", "ops"}
     assert len(data) / len(journal.entries) < 150  # bytes per command in lists of six
 
 
@@ -225,3 +225,51 @@ def test_what_is_too_long_is_refused(monkeypatch):
     monkeypatch.setattr(watching, "MOST", 100)
     with pytest.raises(lab.InvalidInput, match=r"216 commands are too many to watch: at most 100"):
         watch(lab.simulate(small(), "short-path"))
+
+
+@pytest.mark.parametrize("kind", ["illegal-command", "atc-timeout"])
+def test_a_worker_works_no_longer_than_it_has_a_cpu(kind):
+    """A queue that stands at an error for a second keeps nobody at work."""
+    scenario = small(load={"ats_devices": 1}, fault=lab.Fault(kind=kind, op=4))
+    journal = watch(lab.simulate(scenario, "short-path"))
+    workers = [k for k, lane in enumerate(journal.lanes) if lane.kind == "worker"]
+    thick = [span for span in journal.spans.rows() if span["lane"] in workers and not span["thin"]]
+    assert 0 < sum(span["end"] - span["start"] for span in thick) <= journal.run.counts.cpu_worker
+
+
+def test_lists_that_begin_together_are_not_cut_apart():
+    load = lab.unmaps(pages=5, ops=12, think=0, spread="constant")
+    run = lab.simulate(lab.Scenario(workload=load, smmu=lab.Smmu(ril=False), vcpus=3), "batched")
+    for entries in (1, 7, 50):
+        part = watch(run, entries)
+        assert min(part.lists["asked"]) >= 0
+        assert part.end >= max(part.lists["asked"])
+
+
+def test_what_finds_no_row_is_counted():
+    load = lab.unmaps(pages=5, ops=40, think=0)
+    run = lab.simulate(lab.Scenario(workload=load, smmu=lab.Smmu(ril=False), vcpus=8), "vcmdq")
+    journal = watch(run)
+    (engine,) = [lane for lane in journal.lanes if lane.kind == "smmu"]
+    drawn = sum(journal.lanes[span["lane"]].kind == "smmu" for span in journal.spans.rows())
+    assert engine.hidden > 0
+    assert engine.rows <= 4
+    waits = sum(rung < taken for rung, taken in zip(journal.lists["published"], journal.lists["taken"], strict=True))
+    assert len(journal.lists) <= drawn + engine.hidden <= len(journal.lists) + waits
+
+
+def test_operations_are_numbered_as_a_fault_counts_them():
+    scenario = small(fault=lab.Fault(kind="illegal-command", op=4))
+    journal = watch(lab.simulate(scenario, "batched"))
+    struck = next(
+        row
+        for row in journal.lists.rows()
+        if 4 in journal.entries["kind"][row["first"] : row["first"] + row["entries"]]
+    )
+    assert journal.ops["number"][struck["op"]] == 4
+
+
+def test_entries_ahead_of_an_error_have_their_times():
+    scenario = small(fault=lab.Fault(kind="illegal-command", op=4))
+    journal = watch(lab.simulate(scenario, "batched"))
+    assert sum(start >= 0 for start in journal.entries["start"]) > 20

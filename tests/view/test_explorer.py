@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import functools
 import json
 import re
 import subprocess
 import sys
+import threading
 
 import attrs
 import nbclient
@@ -16,6 +18,7 @@ from nbconvert import HTMLExporter
 import smmu_lab as lab
 from smmu_lab.charts import breakdown, distribution
 from smmu_lab.scenario.topology import PRESETS
+from smmu_lab.sim.consumer import kernel_worker
 from smmu_lab.view import explorer, explorer_budget, live
 from smmu_lab.view.explorer_budget import BUDGET, DRAWING, FEWEST, FLUSH, Dropped, Watched, affordable, asked, work
 from smmu_lab.view.knobs import applied, fixed, grid, knobs, options, values
@@ -486,3 +489,186 @@ def test_nbconvert_shows_the_picture_and_a_text_reader_its_figures():
     page, _ = HTMLExporter().from_notebook_node(book)
     assert 'src="data:image/svg+xml;base64,' in page
     assert 'alt="Mean latency of one unmap by stage: batched' in page
+
+
+# -- nothing that a setting says breaks it ---------------------------------------------------------------------------
+
+
+def test_a_preview_reaches_the_operation_that_a_fault_strikes(wide):
+    fault = {"kind": "illegal-command", "op": 150}
+    shown = lab.explore(lab.Scenario(workload=lab.unmaps(ops=200), fault=fault))
+    shown.setting = {**shown.setting, "vcpus": 16, "smmu.ril": False, "workload.pages": 512}
+    assert shown.shown["problems"] == []
+    assert shown.comparison.scenario.workload.ops == 151
+    shown.settle(wait=True)
+    assert shown.comparison.scenario.workload.ops == 200
+    assert shown.shown["level"] == "full"
+
+
+def test_a_full_picture_of_another_setting_settles_nothing(wide, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("lost a wrap bit")
+
+    shown = lab.explore(wide, ["vcmdq"])
+    with monkeypatch.context() as patch:
+        patch.setattr(explorer, "simulate", broken)
+        shown.setting = {"vcpus": 3}
+    assert shown.shown["level"] == "full"
+    shown.settle(wait=True)
+    assert shown.comparison.scenario.vcpus == 3
+    assert shown.shown["problems"] == []
+
+
+def test_the_loop_only_shows_what_a_thread_has_drawn(wide, monkeypatch):
+    monkeypatch.setattr(explorer_budget, "BUDGET", DRAWING + 1000)
+    shown = lab.explore(wide, ["batched", "vcmdq"])
+    threads, at_first = [], []
+
+    def spied(what, result):
+        def said(*given):
+            threads.append((what, threading.current_thread()))
+            if at_first:
+                at_first.pop()()
+            return result(*given)
+
+        return said
+
+    async def settled():
+        shown.settle()
+        await shown._task
+
+    shown.setting = {"vcpus": 3}
+    monkeypatch.setattr(explorer, "drawn", spied("picture", explorer.drawn))
+    for name in ("verdict", "warnings"):
+        monkeypatch.setattr(explorer.Comparison, name, property(spied(name, lambda result, name=name: (name,))))
+    at_first.append(lambda: setattr(shown, "width", 700))
+    asyncio.run(settled())
+    assert {what for what, thread in threads if thread is not threading.main_thread()} == {
+        "picture",
+        "verdict",
+        "warnings",
+    }
+    assert 'width="700"' in shown.shown["pictures"]["distribution"]
+    assert shown.shown["level"] == "full"
+
+    shown.setting = {"vcpus": 4}
+    threads.clear()
+    at_first.append(lambda: setattr(shown, "_question", -1))
+    asyncio.run(settled())
+    assert len(threads) == 1  # stale: the rest is not drawn
+    assert shown.shown["level"] == "preview"
+
+
+def test_the_warm_up_that_bars_leave_out_is_said(wide, monkeypatch):
+    shown = lab.explore(wide, ["batched", "vcmdq"])
+    for length in (0, 5):
+        monkeypatch.setattr(explorer.Comparison, "warmup", length)
+        assert (f"the first {length} " in explorer.basis(shown.comparison, wide)) == (length > 0)
+
+
+def test_no_refusal_outlives_the_approach_that_it_is_about(wide):
+    shown = lab.explore(wide, ["vhost-iommu", "vcmdq"])
+    shown.setting = {"workload.lazy": True}
+    assert shown.shown["refused"][0]
+    shown.setting = {"workload.pages": 0, "approaches": plain("short-path", "vcmdq", "batched")}
+    assert shown.shown["refused"] == []
+    assert [name for name, *_ in shown.shown["names"]] == ["short-path", "vcmdq", "batched"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ({"topology.devices": "x"}, "topology.devices: 'x' is not valid"),
+        ({"topology.device": 2}, "topology.device: unknown; did you mean 'devices'?"),
+        ({"topology.preset": ["per-smmu"]}, "topology.preset"),
+        ({"topology.preset": "one-smmu", "topology.smmus": "x"}, "topology.smmus: 'x' is not valid"),
+        ({"costs": "zzz*"}, "costs: "),
+        ({"costs": "grace*"}, "costs: "),
+        ({"costs": ["grace"]}, "costs: "),
+        ({"workload": {"kind": "recorded", "trace": "/etc/hostname"}}, "workload: "),
+        ({"approaches": [{"changes": {}}]}, "approaches[0]: "),
+        ({"approaches": [{"row": ["batched"]}]}, "approaches[0]: "),
+        ({"approaches": [*plain("vcmdq"), {"row": "batched", "changes": "x"}]}, "approaches[1]: "),
+        ({"approaches": [None]}, "approaches[0]: "),
+        ({"approaches": 5}, "approaches: 5 is not valid"),
+        ({5: 1}, "a field: 5 is not valid"),
+    ],
+)
+def test_a_malformed_setting_is_said_in_words_and_forgotten(wide, setting, problem):
+    shown = lab.explore(wide, ["vcmdq"])
+    shown.setting = setting
+    assert [line.startswith(problem) for line in shown.shown["problems"]] == [True]
+    for valid in ({}, {"workload.pages": 3}):
+        shown.setting = valid
+        assert shown.shown["problems"] == []
+    assert shown.comparison.scenario.workload.pages == 3
+
+
+def test_what_a_recorded_guest_takes_over_may_be_anything(wide):
+    shown = lab.explore(wide, ["vcmdq"])
+    for nothing in ("x", [], None, True):
+        shown.setting = {"workload.trace": TRACE, "workload.pages": nothing}
+        assert shown.shown["problems"] == []
+    shown.setting = {"workload.pages": 3}
+    assert shown.comparison.scenario.workload.pages == 3
+
+
+def test_an_entry_without_changes_is_the_row_itself(wide):
+    shown = lab.explore(wide, ["vcmdq"])
+    shown.setting = {"approaches": [{"row": "batched"}, "short-path"]}
+    assert json.dumps(shown.setting["approaches"]) == json.dumps(plain("batched", "short-path"))
+    assert [*shown.comparison.samples] == ["batched", "short-path"]
+    shown.setting = {"approaches": plain("vcmdq")}
+    assert json.dumps(shown.setting["approaches"]) == json.dumps(plain("vcmdq"))  # the browser compares it as text
+    shown.setting = {"approaches": ["shortpath"]}
+    assert "did you mean 'short-path'" in shown.shown["refused"][0]
+
+
+def test_a_setting_reads_no_file(wide, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("a password\n")
+    shown = lab.explore(wide, ["vcmdq"])
+    for trace in (str(secret), None, ["x"]):
+        shown.setting = {"workload.trace": trace}
+        (problem,) = shown.shown["problems"]
+        assert problem.startswith("workload.trace: ")
+        assert TRACE in problem
+        assert "a password" not in problem
+
+
+class Eager:
+    def __call__(self, queue, doorbell, host):
+        return kernel_worker(queue, doorbell, host)
+
+
+@pytest.mark.parametrize("consumer", [functools.partial(kernel_worker), Eager(), lambda *of: kernel_worker(*of)])
+def test_any_worker_takes_part_and_has_a_name_in_code(wide, consumer):
+    row = lab.approach("short-path").but(name="mine", consumer=consumer)
+    shown = lab.explore(wide, [row])
+    json.dumps([shown.catalogue, shown.columns, shown.setting])
+    code = shown.as_code()["python"]
+    assert "# consumer: your own function, define it above" in code
+    made = {"consumer": consumer}
+    exec(code, made)
+    assert made["approaches"] == [row]
+
+
+def test_code_keeps_the_name_of_a_variant_that_is_called_like_a_row(wide):
+    row = lab.approach("batched").but(name="vcmdq")
+    made = {}
+    exec(lab.explore(wide, [row]).as_code()["python"], made)
+    assert made["approaches"] == [row]
+
+
+def test_what_lasts_says_what_is_wrong(wide):
+    shown = lab.explore(wide.but({"workload.lazy": True}), ["vhost-iommu"])
+    for text in shown.lasting():
+        assert "none of those chosen can run this" in text
+        assert "cannot be under vhost-iommu" in text
+    shown = lab.explore(wide, ["vcmdq"])
+    shown.setting = {"smmu.<img>": 1}
+    html, words = shown.lasting()
+    assert "smmu.&lt;img&gt;: unknown" in html
+    assert "smmu.<img>: unknown" in words
+    assert all("last setting that could be simulated" in text for text in (html, words))
+    assert "<img>" not in html

@@ -175,7 +175,7 @@ function render({ model, el }) {
       control.stand(first[path] ?? second[path], fixed[path], wrong);
     }
     chosen.follow(wanted.approaches, names, answered ? refused : []);
-    openers[0].opener.textContent = `Approaches (${wanted.approaches.length})`;
+    openers[0].opener.textContent = `Approaches (${wanted.approaches?.length ?? 0})`;
     openers[0].opener.classList.toggle("wrong", answered && refused.some(Boolean));
   }
 

@@ -88,7 +88,7 @@ function approachPanel(model, chosen) {
 
   /** Stand at these entries; `names` and `refused` are what Python says of each, while they are the same. */
   function follow(next, names, refused) {
-    entries = next;
+    entries = Array.isArray(next) ? next.filter((each) => each?.row) : []; // Python says what is wrong with others
     const many = entries.length >= MOST;
     for (const { row, box } of boxes) {
       box.checked = entries.some((each) => each.row === row);

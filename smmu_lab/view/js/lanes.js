@@ -53,7 +53,9 @@ function swimLanes(run) {
       if (many && lane.guest && lane.guest !== guest) return undefined;
       const at = top;
       const style = `top:${at - 3}px;height:${lane.rows * LANE.row + 6}px`;
-      names.append(node("span", { style, title: lane.title }, lane.name));
+      const hidden = lane.hidden ? ` and ${lane.hidden.toLocaleString("en")} bars that found no room` : "";
+      const more = lane.hidden ? node("span", { class: "faint" }, ` +${lane.hidden.toLocaleString("en")}`) : "";
+      names.append(node("span", { style, title: lane.title + hidden }, lane.name, more));
       top += lane.rows * LANE.row + LANE.gap;
       return at;
     });
@@ -155,6 +157,7 @@ function swimLanes(run) {
     pen.lineTo(x(view.time), high);
     pen.stroke();
     el.dataset.bars = bars;
+    el.dataset.width = view.width;
   }
 
   /** Where the pointer is on the canvas, px; on a page for a projector it is larger than it is laid out. */

@@ -13,7 +13,7 @@ const JUMPS = [
 function render({ model, el }) {
   const run = replay(model);
   const { events } = run;
-  const state = { time: 0, queue: 0, list: -1, entry: -1, zoom: 0, playing: 0, frames: 0 };
+  const state = { time: 0, queue: 0, list: -1, entry: -1, zoom: 0, playing: 0, frames: 0, pinned: null };
   state.zoom = ZOOMS.findIndex((width) => width >= Math.min(run.about.end, run.about.window)) % ZOOMS.length;
   if (state.zoom < 0) state.zoom = ZOOMS.length - 1;
 
@@ -62,10 +62,10 @@ function render({ model, el }) {
     play.textContent = "❚❚";
     play.setAttribute("aria-label", "Pause");
     state.frames = 0;
-    let before = performance.now();
-    const halts = stops.checked ? marks() : [];
+    let before; // the first frame only begins to count
     const frame = (now) => {
-      const next = state.time + ((now - before) / 1000) * Number(speed.value);
+      const next = state.time + ((now - (before ?? now)) / 1000) * Number(speed.value);
+      const halts = stops.checked ? marks() : [];
       const halt = halts[after(halts, state.time)];
       before = now;
       state.frames++;
@@ -77,6 +77,7 @@ function render({ model, el }) {
     // With less motion nothing glides: one event after the other, two a second.
     const tick = () => {
       const next = events[place() + 1];
+      const halts = stops.checked ? marks() : [];
       state.playing = -setTimeout(tick, 500);
       if (next === undefined || halts[after(halts, state.time) - 1] === state.time) return pause();
       go(next);
@@ -152,10 +153,16 @@ function render({ model, el }) {
   function followNext() {
     const { from, to } = run.queues[state.queue];
     let row = state.list >= from && state.list < to ? state.list : -1;
-    const past = row < 0 ? 0 : run.list("first")[row] + run.list("entries")[row];
-    if (state.entry + 1 < past) return follow(row, state.entry + 1);
-    row = row >= 0 ? row + 1 : Math.max(from, after(run.list("asked"), state.time, from, to) - 1);
-    if (row < to) follow(row, run.list("first")[row]);
+    if (row >= 0) {
+      if (state.entry + 1 < run.list("first")[row] + run.list("entries")[row]) return follow(row, state.entry + 1);
+      row++;
+    } else {
+      const next = run.entryAt(state.queue, run.cons(state.queue, state.time));
+      if (next.entry >= 0 && run.list("asked")[next.list] <= state.time) return follow(next.list, next.entry);
+      row = after(run.list("asked"), state.time, from, to);
+    }
+    if (row < to) return follow(row, run.list("first")[row]);
+    status.textContent = "No further command in this queue.";
   }
 
   function tellLife() {
@@ -172,7 +179,7 @@ function render({ model, el }) {
       return node("li", {}, item, node("span", { class: "faint" }, since));
     });
     const [guest, vcpu, op] = ["guest", "vcpu", "op"].map((name) => run.list(name)[list]);
-    const who = `guest ${guest}, vCPU ${vcpu}, operation ${op + 1}`;
+    const who = `guest ${guest}, vCPU ${vcpu}, its operation ${run.of["ops.number"][op]}`;
     followed.append(
       node("p", {}, node("strong", {}, text), ` ${who} `, button("✕", "Follow none", () => follow(-1, -1), "Esc")),
       node("ol", {}, ...items),
@@ -186,7 +193,8 @@ function render({ model, el }) {
   function show() {
     const { time } = state;
     width = Math.min(ZOOMS[state.zoom], Math.max(run.about.end, 100));
-    const from = Math.min(Math.max(0, time - width * 0.4), Math.max(0, run.about.end - width));
+    const from = state.pinned ?? Math.min(Math.max(0, time - width * 0.4), Math.max(0, run.about.end - width));
+    state.from = from;
     lanes.draw({ time, from, width, list: state.list });
     ring.show(state.queue, time, state.entry);
     scrub.value = place();
@@ -203,15 +211,15 @@ function render({ model, el }) {
 
   /** Say what goes on at this instant, for those who do not see the lanes. */
   function speak() {
-    const said = [];
+    const said = new Set();
     run.lanes.forEach((lane, k) =>
       lanes.shown(k) && lane.slices.forEach(([from, to]) => {
         const at = after(run.of["spans.end"], state.time, from, to);
-        if (at < to && run.of["spans.start"][at] <= state.time) said.push(lanes.describe(at).split(",")[0]);
+        if (at < to && run.of["spans.start"][at] <= state.time) said.add(lanes.describe(at).split(",")[0]);
       }),
     );
-    const more = said.length > 6 ? ` and ${said.length - 6} more` : "";
-    status.textContent = said.length ? `${said.slice(0, 6).join(" · ")}${more}` : "Nobody works on a command.";
+    const more = said.size > 6 ? ` and ${said.size - 6} more` : "";
+    status.textContent = said.size ? `${[...said].slice(0, 6).join(" · ")}${more}` : "Nobody works on a command.";
   }
 
   function zoom(by) {
@@ -229,17 +237,21 @@ function render({ model, el }) {
   lanes.canvas.addEventListener("pointerdown", (event) => {
     pause();
     lanes.canvas.setPointerCapture(event.pointerId);
+    state.pinned = state.from; // what is seen stands still under the pointer
     const at = lanes.find(event);
-    if (at >= 0 && event.detail !== 0 && event.shiftKey) {
+    if (at >= 0 && event.shiftKey) {
       const list = run.of["spans.first"][at];
       follow(list, run.list("first")[list]);
     }
     go(lanes.timeAt(event));
   });
+  for (const over of ["pointerup", "pointercancel"]) {
+    lanes.canvas.addEventListener(over, () => ((state.pinned = null), show()));
+  }
   lanes.canvas.addEventListener("pointermove", (event) => {
     if (event.buttons) return go(lanes.timeAt(event));
     const at = lanes.find(event);
-    lanes.canvas.title = at < 0 ? "" : lanes.describe(at);
+    lanes.canvas.title = at < 0 ? "" : `${lanes.describe(at)}. Shift and press: follow.`;
     if (at >= 0 && !state.playing) status.textContent = lanes.describe(at);
   });
   keepKeys(el);
@@ -260,7 +272,11 @@ function render({ model, el }) {
     n: () => leap(1),
     N: () => leap(-1),
     f: followNext,
-    Escape: () => follow(-1, -1),
+  });
+  el.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || state.entry < 0) return; // else it is JupyterLab's
+    event.stopPropagation();
+    follow(-1, -1);
   });
 
   const which = lanes.many ? "; lanes of the guest whose queue is chosen, and of the host" : "";
@@ -296,8 +312,8 @@ function render({ model, el }) {
       button("Next", "Jump on", () => leap(1), "n"),
       node("label", {}, stops, " stop there while playing"),
     ),
-    node("div", { class: "stage" }, lanes.el, ring.el),
     scrub,
+    node("div", { class: "stage" }, lanes.el, ring.el),
     status,
     followed,
   );

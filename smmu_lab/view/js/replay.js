@@ -42,7 +42,7 @@ function replay(model) {
   }
 
   const all = [...stamps.map(list), of["entries.start"], of["entries.done"], of["moves.time"], of["spans.start"]];
-  all.push(of["spans.end"], about.stops.flatMap((stop) => stop.times));
+  all.push(of["spans.end"], of["ops.end"], about.stops.flatMap((stop) => stop.times), [about.end]);
   const times = new Float64Array(all.reduce((sum, column) => sum + column.length, 1));
   let filled = 1; // the first one is 0
   for (const column of all) for (const time of column) if (time >= 0 && time <= about.end) times[filled++] = time;
@@ -77,6 +77,12 @@ function replay(model) {
     return passed(list("asked")[row]) ? 1 : 0;
   }
 
+  /** The driver has given up a CMD_SYNC that it never saw. */
+  const gaveUp = (row) => {
+    const [visible, seen] = [list("visible")[row], list("seen")[row]];
+    return seen >= 0 && (visible < 0 || visible > seen);
+  };
+
   /** Everything that is known about an entry, in the order of time. */
   function life(row, entry) {
     const said = [
@@ -87,14 +93,14 @@ function replay(model) {
       ["the SMMU begins the list that holds it", of["entries.start"][entry]],
       ["the SMMU is through with that list", of["entries.done"][entry]],
       ["CONS covers it", list("covered")[row]],
-      ["its vCPU has seen the end", list("seen")[row]],
+      [gaveUp(row) ? "its vCPU gives up after 1 s" : "its vCPU has seen the end", list("seen")[row]],
     ];
     return said.filter(([, time]) => time >= 0).sort((one, other) => one[1] - other[1]);
   }
 
   const kept = (column) => Float64Array.from(column.filter((time) => time >= 0)).sort();
   const doorbells = () => kept(of["moves.time"].filter((_, place) => of["moves.prod"][place]));
-  const syncs = () => kept(list("seen"));
+  const syncs = () => kept(list("seen").filter((_, row) => !gaveUp(row)));
   const errors = () => Float64Array.from(about.stops.map((stop) => stop.times[0])).sort();
 
   /** When a queue comes to hold at least so many entries. */
@@ -122,7 +128,7 @@ function replay(model) {
 
   /** When operations that take at least so long end. */
   function slower(least) {
-    return kept(about.ops.filter(([, latency]) => latency >= least).map(([end]) => end)).filter((t) => t <= about.end);
+    return kept(of["ops.end"].filter((end, row) => of["ops.took"][row] >= least && end <= about.end));
   }
 
   const moments = { doorbells, syncs, errors, fuller, slower };

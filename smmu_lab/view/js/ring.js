@@ -1,8 +1,8 @@
 // The ring: PROD and CONS on a circle, and the slots around CONS, each with the command that is in it.
 
-const STATES = ["empty", "written", "published", "taken up", "at the SMMU", "run", "done"];
+const STATES = ["empty", "written", "published", "taken up", "at the SMMU", "run", "behind CONS"];
 const SLOTS = 64;
-const ACROSS = 8;
+const [ACROSS, PAGE] = [8, 32];
 const [X, Y, R] = [68, 70, 44]; // of the circle
 
 /** The ring of one queue of a replay. `show(queue, time, entry)` shows an instant; `chosen(list, entry)` is called. */
@@ -34,7 +34,7 @@ function ringView(run, chosen) {
     return slot;
   });
   const told = node("p", { class: "told" }, "Point at a slot to see its command.");
-  let at = { queue: 0, time: 0, entry: -1, base: 0 };
+  let at = { queue: 0, time: 0 };
 
   /** What is in a slot, in words. */
   function describe(slot) {
@@ -44,7 +44,9 @@ function ringView(run, chosen) {
     if (slot.entry < 0) return `${where}: nothing yet`;
     const text = run.about.texts[run.of["entries.text"][slot.entry]];
     const who = `guest ${run.list("guest")[slot.list]}, vCPU ${run.list("vcpu")[slot.list]}`;
-    return `${where}: ${text} · ${who} · ${STATES[run.stateOf(slot.list, slot.entry, at.time)]}`;
+    const state = run.stateOf(slot.list, slot.entry, at.time);
+    const early = state === 6 && run.of["entries.done"][slot.entry] > at.time ? ", not run yet" : "";
+    return `${where}: ${text} · ${who} · ${STATES[state]}${early}`;
   }
 
   const tell = (event) => event.target.count >= 0 && (told.textContent = describe(event.target));
@@ -77,10 +79,8 @@ function ringView(run, chosen) {
   function show(queue, time, entry) {
     const ring = run.queues[queue];
     const [prod, cons] = [run.prod(queue, time), run.cons(queue, time)];
-    // The window stands still while CONS and PROD are in it, so that slots fill and empty in their places.
-    let base = at.queue === queue ? at.base : -1;
-    if (base < 0 || cons < base || Math.max(prod, cons + 1) > base + SLOTS) base = cons - (cons % ACROSS);
-    at = { queue, time, entry, base };
+    const base = cons - (cons % PAGE); // it stands still for a while, so that slots fill and empty in their places
+    at = { queue, time };
     words.forEach(([value, wrap], k) => {
       const count = k ? cons : prod;
       value.textContent = `0x${(count % (2 * ring.size)).toString(16)}`;
@@ -121,7 +121,6 @@ function ringView(run, chosen) {
     const [letter, colour] = PALETTE.commands[kind];
     key(node("span", { class: "state3", style: `--kind:${colour};--on:${inkOn(colour)}` }, letter), kind);
   }
-  const how = ["written", "published", "taken up", "at the SMMU", "run", "behind CONS"];
-  how.forEach((word, k) => key(node("span", { class: `state${k + 1}` }), word));
+  STATES.slice(1).forEach((word, k) => key(node("span", { class: `state${k + 1}` }), word));
   return { el: node("div", { class: "ring" }, circle, grid, told, legend), show };
 }

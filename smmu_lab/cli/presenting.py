@@ -72,7 +72,8 @@ def _voila(announce: Callable[[str], None], **traits: Any) -> Any:
 
     class Server(Voila):
         def launch_browser(self) -> None:  # Voila's own goes by a page that asks other machines for fonts
-            IOLoop.current().add_callback(announce, self.connection_url)
+            address = f"{self.connection_url}?token={self.identity_provider.token}"
+            IOLoop.current().add_callback(announce, address)
 
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(ON_JUPYTER_PATH), os.environ.get("JUPYTER_PATH")]))
     settings = {
@@ -85,6 +86,7 @@ def _voila(announce: Callable[[str], None], **traits: Any) -> Any:
         config=Config(VoilaConfiguration=settings),
         config_file_paths=[],  # none of this account's, none of the current folder's
         ip=HERE,
+        auto_token=True,  # other accounts of this machine are no guests, either
         log_level=logging.ERROR,
         tornado_settings={"allow_remote_access": False},  # under no name that a stranger gave this machine
         **traits,

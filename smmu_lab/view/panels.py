@@ -76,6 +76,13 @@ class Dashboard(Live):
         self._saved = {base: {name: comparison.difference(base, name) for name in names} for base in names}
         super().__init__(facts=_facts(comparison), setting={"hidden": []})
 
+    @traitlets.validate("setting")
+    def _names(self, proposal: Any) -> dict[str, Any]:
+        hidden = proposal["value"].get("hidden", [])
+        if not isinstance(hidden, list | tuple) or not all(isinstance(name, str) for name in hidden):
+            raise InvalidInput([f"setting.hidden: {hidden!r} is not valid: a list of names of approaches"])
+        return {"hidden": list(hidden)}
+
     @traitlets.observe("setting", "width")
     def _draw(self, change: Any = None) -> None:
         hidden = self.setting.get("hidden", ())

@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -106,9 +108,17 @@ def test_ctrl_c_ends_it(present):
     assert (process.stdout.read(), process.stderr.read(), alive(mark)) == ("", "", [])
 
 
+def test_who_does_not_know_the_token_gets_no_kernel(present):
+    _, address, mark = present(*SETTING)
+    for path in ("/", "/api/kernels"):
+        with urllib.request.urlopen(urllib.parse.urljoin(address, path), timeout=30) as answer:
+            assert urllib.parse.urlsplit(answer.url).path == "/login"
+    assert not any("ipykernel" in each for each in alive(mark))
+
+
 def test_a_port_that_is_taken_is_said(present):
     _, address, _ = present(*SETTING)
-    port = address.strip().rpartition(":")[2].strip("/")
+    port = str(urllib.parse.urlsplit(address).port)
     second, said, _ = present(*SETTING, "--port", port)
     assert second.wait(30) == 2
     assert (said, second.stderr.read()) == ("", f"smmu-lab: port: {port} is not valid: Address already in use\n")

@@ -115,3 +115,11 @@ def test_warnings_are_shown(comparison):
 def test_anything_else_is_refused(comparison):
     with pytest.raises(lab.InvalidInput, match=r"comparison: 'Run' is not valid: a result of lab\.compare"):
         lab.dashboard(comparison.runs["vcmdq"])
+
+
+@pytest.mark.parametrize("hidden", [None, 5, "vcmdq", [1]])
+def test_what_is_no_list_of_names_is_refused_and_changes_nothing(comparison, hidden):
+    shown = lab.dashboard(comparison)
+    with pytest.raises(lab.InvalidInput, match="a list of names of approaches"):
+        shown.setting = {"hidden": hidden}
+    assert shown.setting == {"hidden": []}

@@ -242,6 +242,7 @@ function render({ model, el }) {
   });
   form.addEventListener("pointerdown", (event) => (held = event.target.type === "range" && !event.target.disabled));
   form.addEventListener("change", (event) => (held || event.target.type !== "range") && settle());
+  form.addEventListener("click", (event) => event.target.closest(".entry button") && settle()); // a step of its own
   form.addEventListener("submit", (event) => event.preventDefault());
   const release = () => held && settle();
   window.addEventListener("pointerup", release);

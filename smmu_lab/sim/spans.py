@@ -72,7 +72,7 @@ class _Lanes:
             if not spans[name] and kind not in ("vcpu", "smmu"):
                 continue
             own = list(_joined(sorted(spans[name], key=lambda span: (span.start, span.end))))
-            rows = self._rows(own, kind)
+            rows = self._rows(own)
             for row in range(max(rows, default=0) + 1):
                 for span, at in zip(own, rows, strict=True):
                     if at == row:
@@ -81,7 +81,7 @@ class _Lanes:
         return found, table
 
     @staticmethod
-    def _rows(own: Sequence[_Span], kind: str) -> list[int]:
+    def _rows(own: Sequence[_Span]) -> list[int]:
         """The row of each span: what waits stands below what works."""
         most = ROWS - any(span.thin for span in own)
         works = iter(list(arranged([span[2:4] for span in own if not span.thin], most)))
@@ -120,7 +120,7 @@ class _Lanes:
                 continue
             if stage in (LOCK, DOORBELL) and (owner is None or owner.owner is not ticket):
                 pass
-            elif lanes.get(stage):
+            elif stage in lanes:
                 yield _Span(lanes[stage], stage, t, end, row, row, stage in (GATHER, LOCK, RECOVER))
             elif stage == WAKE and consumer:
                 drains[consumer, end].append(row)

@@ -18,6 +18,7 @@ import simpy
 
 from smmu_lab.record import KINDS, Run
 from smmu_lab.scenario import Approach, Scenario, approach
+from smmu_lab.sim import watch
 from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.simulate import observed
 
@@ -83,8 +84,8 @@ class _Environment(simpy.Environment):
         super().schedule(event, priority, delay)
 
 
-class Trail(list[tuple[Any, ...]]):
-    """The steps; one that tells of a list keeps what the list was then."""
+class Trail(watch.Trail):
+    """A trail that ends what does not end, and takes no fractions."""
 
     def append(self, step: tuple[Any, ...]) -> None:
         """Keep a step."""
@@ -93,7 +94,7 @@ class Trail(list[tuple[Any, ...]]):
         for each in step:
             if isinstance(each, Number) and not isinstance(each, int):
                 raise NotWhole(f"a step {step[0]!r} of queue {step[1]} at {each!r} ns")
-        super().append((*step, step[-1].work) if step[0] == "issued" else step)
+        super().append(step)
 
     def guest(self, ticket: Any) -> int:
         """Whose a list is, also one in the host's own queue."""

@@ -17,7 +17,7 @@ lab.microscope(lab.simulate({SCENARIO}, lab.approach("short-path").but(name={EVI
 """
 EL = ".microscope"
 STEPS = 200  # far enough for the window of slots to move
-TEXTS = "node => [...node.querySelectorAll('p, li, .slots button, .names span')].map(each => each.textContent)"
+TEXTS = "node => [...node.querySelectorAll('p, li, .slots button, .names > span')].map(each => each.textContent)"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def middle(page, journal, span) -> tuple[float, float]:
     """Where a span of the second lane is on the screen while the replay is at its start."""
     box = page.locator(f"{EL} canvas").bounding_box()
     seen = float(page.locator(f"{EL} .lanes").get_attribute("data-width"))
-    lane = page.locator(f"{EL} .names span").nth(1).bounding_box()
+    lane = page.locator(f"{EL} .names > span").nth(1).bounding_box()
     across = (span["start"] + span["end"]) / 2 / seen * box["width"]
     return box["x"] + across, lane["y"] + 3 + 15 * span["row"] + 7
 

@@ -54,7 +54,7 @@ function swimLanes(run) {
       const at = top;
       const style = `top:${at - 3}px;height:${lane.rows * LANE.row + 6}px`;
       const hidden = lane.hidden ? ` and ${lane.hidden.toLocaleString("en")} bars that found no room` : "";
-      const more = lane.hidden ? node("span", { class: "faint" }, ` +${lane.hidden.toLocaleString("en")}`) : "";
+      const more = lane.hidden ? node("span", { class: "faint more" }, `+${lane.hidden.toLocaleString("en")}`) : "";
       names.append(node("span", { style, title: lane.title + hidden }, lane.name, more));
       top += lane.rows * LANE.row + LANE.gap;
       return at;

@@ -96,8 +96,7 @@ def opened(lab, page, name: str, *cells: str) -> Iterator[None]:
     lab.run_all(page)
     yield
     page.goto("about:blank")
-    for session in json.loads(lab.get("api/sessions")):
-        lab.get(f"api/sessions/{session['id']}", "DELETE")
+    lab.stop_kernels()
 
 
 def explorer(lab, page) -> Iterator[Row]:

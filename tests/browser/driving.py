@@ -85,6 +85,24 @@ class Lab:
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
         page.locator(".jp-Notebook .jp-Cell").first.click()
 
+    def save(self, page, name: str) -> None:
+        """Save the open notebook, as a reader does, and wait until it is on the disk."""
+        with page.expect_response(lambda reply: reply.request.method == "PUT" and name in reply.url):
+            page.keyboard.press("Control+s")
+
+    def stop_kernels(self) -> None:
+        """Stop every kernel, as the panel of running kernels does."""
+        for session in json.loads(self.get("api/sessions")):
+            self.get(f"api/sessions/{session['id']}", "DELETE")
+
+    def strip_state(self, name: str) -> None:
+        """Take the state of its widgets out of a saved notebook: from then on it is changed by hand, and untrusted."""
+        path = self.folder / name
+        saved = json.loads(path.read_text())
+        saved["metadata"].pop("widgets", None)  # whoever saves beside a stopped kernel may have lost it
+        path.write_text(json.dumps(saved))
+        path.with_suffix(".py").unlink(missing_ok=True)  # the paired script, now older
+
     def dark(self, page, yes: bool = True) -> None:
         """Switch JupyterLab to its dark theme, as its menu does, or back."""
         theme, paper = ("JupyterLab Dark", "#111") if yes else ("JupyterLab Light", "white")

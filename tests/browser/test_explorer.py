@@ -1,7 +1,6 @@
 """The explorer in a real browser: it follows the controls, and what lasts is true."""
 
 import itertools
-import json
 
 import pytest
 
@@ -184,16 +183,10 @@ def test_the_picture_lasts(explorer, lab):
     page = explorer
     assert page.locator(PICTURE).count() == 1
     assert not page.locator(PICTURE).is_visible()
-    with page.expect_response(lambda r: r.request.method == "PUT" and page.notebook in r.url):
-        page.keyboard.press("Control+s")
+    lab.save(page, page.notebook)
     page.goto("about:blank")
-    path = lab.folder / page.notebook
-    saved = json.loads(path.read_text())
-    del saved["metadata"]["widgets"]
-    path.write_text(json.dumps(saved))  # changed by hand: its signature is void
-    path.with_suffix(".py").unlink(missing_ok=True)  # the paired script, now older
-    for session in json.loads(lab.get("api/sessions")):
-        lab.get(f"api/sessions/{session['id']}", "DELETE")
+    lab.strip_state(page.notebook)
+    lab.stop_kernels()
     lab.open(page, page.notebook)
     page.locator(PICTURE).wait_for()
     assert page.locator(".explorer").count() == 0
@@ -203,8 +196,7 @@ def test_the_picture_lasts(explorer, lab):
 
 def test_a_stopped_kernel_is_said_in_words(explorer, lab):
     page = explorer
-    for session in json.loads(lab.get("api/sessions")):
-        lab.get(f"api/sessions/{session['id']}", "DELETE")
+    lab.stop_kernels()
     page.get_by_label("vCPUs").press("ArrowRight")
     page.wait_for_selector('.explorer .message:text("the kernel is busy or stopped")')
     page.complaints.clear()  # JupyterLab itself reports the lost connection

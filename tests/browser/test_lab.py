@@ -38,7 +38,6 @@ def test_widgets_outlive_their_kernel(lab, page):
     lab.open(page, lab.write("state.ipynb", SLIDER))
     lab.run_all(page)
     page.wait_for_selector('b[data-seen="1"]')
-    with page.expect_response(lambda reply: reply.request.method == "PUT" and "state.ipynb" in reply.url):
-        page.keyboard.press("Control+s")
+    lab.save(page, "state.ipynb")
     saved = json.loads((lab.folder / "state.ipynb").read_text())
     assert saved["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]

@@ -1,6 +1,5 @@
 """The microscope in a real browser: every instant is what the journal says, whatever way leads there."""
 
-import json
 from itertools import islice
 
 import pytest
@@ -204,11 +203,9 @@ def test_it_replays_without_a_kernel(microscope, lab):
     page = microscope
     assert page.locator("[data-picture] img").count() == 1
     assert not page.locator("[data-picture] img").is_visible()
-    with page.expect_response(lambda r: r.request.method == "PUT" and page.notebook in r.url):
-        page.keyboard.press("Control+s")
+    lab.save(page, page.notebook)
     page.goto("about:blank")
-    for session in json.loads(lab.get("api/sessions")):
-        lab.get(f"api/sessions/{session['id']}", "DELETE")
+    lab.stop_kernels()
     lab.open(page, page.notebook)
     page.wait_for_selector(f"{EL}[data-event='0']")
     page.locator(EL).focus()
@@ -216,11 +213,8 @@ def test_it_replays_without_a_kernel(microscope, lab):
     assert told(page)["event"] == "1"
     assert not page.locator("[data-picture] img").is_visible()
 
-    path = lab.folder / page.notebook
-    saved = json.loads(path.read_text())
-    del saved["metadata"]["widgets"]
     page.goto("about:blank")
-    path.write_text(json.dumps(saved))
+    lab.strip_state(page.notebook)
     lab.open(page, page.notebook)
     picture = page.locator('img[src^="data:image/svg"]')
     picture.wait_for()

@@ -1,7 +1,5 @@
 """The machine in a real browser: walked by keyboard, opened by click, told as Python tells it, and lasting."""
 
-import json
-
 import pytest
 
 import smmu_lab
@@ -153,29 +151,20 @@ def hold_what_is_open_to_survive(lab, page, notebook):
     """A view that is drawn anew, here of a notebook that is opened again, opens what was open."""
     page.locator(BOX.format("guest0.vsmmu0")).first.click(position={"x": 60, "y": 8})
     page.wait_for_selector('.topology[data-selected="guest0.vsmmu0"]')
-    save(page, notebook)
+    lab.save(page, notebook)
     lab.open(page, notebook)
     page.wait_for_selector('.topology[data-selected="guest0.vsmmu0"]')
     page.wait_for_selector('.panel[aria-label="Details of guest0.vsmmu0"]')
-
-
-def save(page, notebook):
-    with page.expect_response(lambda r: r.request.method == "PUT" and notebook in r.url):
-        page.keyboard.press("Control+s")
 
 
 def hold_picture_to_last(lab, page, notebook):
     """Hidden beside the live view; without kernel and widget it shows, even in a notebook that nobody trusts."""
     assert page.locator(PICTURE).count() == 2
     assert not page.locator(PICTURE).first.is_visible()
-    save(page, notebook)
+    lab.save(page, notebook)
     page.goto("about:blank")
-    path = lab.folder / notebook
-    saved = json.loads(path.read_text())
-    del saved["metadata"]["widgets"]
-    path.write_text(json.dumps(saved))  # changed by hand: its signature is void
-    for session in json.loads(lab.get("api/sessions")):
-        lab.get(f"api/sessions/{session['id']}", "DELETE")
+    lab.strip_state(notebook)
+    lab.stop_kernels()
     lab.open(page, notebook)
     page.locator(PICTURE).first.wait_for()
     assert page.locator(".topology").count() == 0

@@ -27,7 +27,10 @@ class InvalidInput(ValueError):
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+        super().__init__(self.problems)  # so that pickle and simpy, which make it anew from `args`, can
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 @attrs.frozen

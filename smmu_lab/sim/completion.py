@@ -69,10 +69,12 @@ class Polled:
             return self._give_up(ticket, *limit)
         return seen
 
-    def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
-        """Read the register once: when the value is taken, and when it is back."""
-        self.counts.cons_reads += 1
-        self.counts.exits_kernel += self.exits
+    noticed = False
+
+    def read(self, t: int, unseen: int) -> Generator[Any, Any, tuple[int, int]]:
+        """Read the register once, after so many times in vain: when the value is taken, and when it is back."""
+        self.counts.cons_reads += 1 + unseen
+        self.counts.exits_kernel += self.exits * (1 + unseen)
         return t + self.sample, t + self.cost
         yield
 
@@ -94,7 +96,7 @@ class MsiWord:
         self.counts = counts
         self.gives_up = gives_up
         self.cost = costs.cons_shared
-        self.read = register.read
+        self.read, self.noticed = register.read, register.noticed
 
     def seen(self, ticket: Ticket, t: int) -> int | None:
         """Spin until the word is written."""
@@ -172,7 +174,9 @@ class TrappedToVmm:
                     ticket.behind = granted - since
                 return t
 
-    def read(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
+    noticed = True
+
+    def read(self, t: int, unseen: int) -> Generator[Any, Any, tuple[int, int]]:
         """Read the register once: when the value is taken, and when it is back."""
         granted = self._ask(t + self.exit - self.locked)
         if not isinstance(granted, int):

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Completion = Polled | TrappedToVmm | MsiWord
 Path = tuple[CommandQueue, Completion]
 
+LOOKS = 1000
+"""After so many operations of neighbours: does anybody starve?"""
+
 ECMDQ_LOG2 = 8
 """ECMDQ_MAX_SZ_SHIFT: 256 entries (Zhen Lei, [PATCH v2 1/2], 9 August 2023)."""
 
@@ -51,6 +54,8 @@ class Machine:
         paths: on bare metal the "guests" are CPUs of one host: the first one puts its queues here for the others.
         irqs: and here what its first CPU holds while its interrupts are off.
         measured: vCPUs of measured guests that are not through.
+        bells: doorbells of measured guests to a worker.
+        passed: operations of neighbours.
     """
 
     graph: DiGraph[str]
@@ -68,6 +73,8 @@ class Machine:
     paths: dict[int, list[Path]] = attrs.Factory(dict)
     irqs: Lock | None = None
     measured: int = 0
+    bells: list[Doorbell] = attrs.Factory(list)
+    passed: int = 0
 
     @cached_property
     def queues(self) -> Mapping[int, Sequence[str]]:
@@ -100,6 +107,28 @@ class Machine:
 
     def _through(self, process: Any) -> None:
         self.measured -= 1
+
+    def goes_on(self) -> bool:
+        """Whether a neighbour goes on: until all measured vCPUs are through.
+
+        Raises:
+            InvalidInput: they never will be. A worker that always finds more keeps its CPU, or its thread, for ever.
+        """
+        self.passed += 1
+        if not self.passed % LOOKS and not self.faulty:
+            for bell in self.bells:
+                if bell.starves(self.clock.now):
+                    raise InvalidInput([self._starved(bell)])
+        return bool(self.measured)
+
+    def _starved(self, bell: Doorbell) -> str:
+        guests, cpus = self.scenario.neighbour.guests, self.scenario.host.worker_cpus
+        return (
+            f"neighbour.guests: {guests} of them never let guest {bell.party >> 16} through under {self.row.name}: its "
+            f"doorbell has waited for a worker for 1 s, longer than its driver would. A worker keeps its CPU, and with "
+            f"weight 0 its turn, while it finds more (host.worker_cpus is {cpus}, weight {self.row.weight}): give it "
+            f"more CPUs or a weight, or let the neighbours think longer"
+        )
 
     def hardware_queue(self, smmu: int) -> Fifo:
         """The engine that executes one more hardware queue of an SMMU."""
@@ -185,6 +214,8 @@ class Guest:
         else:
             thread = machine.thread(node, row)
             bell = Doorbell(clock, thread, counts, party, row.weight)
+            if not scenario.is_neighbour(self.number):
+                machine.bells.append(bell)
             if requests is not None:
                 doorbell = Kick(bell, costs, counts, row)
             elif row.doorbell == "polled":
@@ -203,7 +234,9 @@ class Guest:
             by_msi = row.completion == "msi-word"
             advance: Callable[[int], None] = getattr(doorbell, "advance", lambda t: None)
             ring, read = doorbell.ring, completion.read
-            queue = CommandQueue(clock, log2size, costs.relax, ring, read, name, advance, by_msi, machine.batches)
+            queue = CommandQueue(
+                clock, log2size, costs.relax, ring, read, completion.noticed, name, advance, by_msi, machine.batches
+            )
         doorbell.queue = gerror.queue = queue
         queue.gerror = gerror
         self.queues.append(queue)

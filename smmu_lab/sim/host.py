@@ -69,7 +69,9 @@ class HostQueue:
         self.gives_up = gives_up
         self.post, self.read = min(costs.mmio_w, costs.hsubmit), costs.mmio_r
         self.write = costs.hsubmit - self.post  # hsubmit is the whole insertion, PROD write included
-        self.queue = CommandQueue(clock, log2size, costs.relax, self._ring, self._read_cons, advance=engine.advance)
+        self.queue = CommandQueue(
+            clock, log2size, costs.relax, self._ring, self._read_cons, False, advance=engine.advance
+        )
 
     def call(self, t: int, work: Work, party: int, counts: Counts) -> int | Generator[Any, Any, int]:
         """One issue call with CMD_SYNC: when its completion is seen, or a generator that returns that.
@@ -122,7 +124,7 @@ class HostQueue:
         if self.clock.trail is not None:
             ticket.edges = (QUEUE, start), (EXECUTE, done)
 
-    def _read_cons(self, t: int) -> Generator[Any, Any, tuple[int, int]]:
+    def _read_cons(self, t: int, unseen: int) -> Generator[Any, Any, tuple[int, int]]:
         return t + self.read // 2, t + self.read
         yield
 

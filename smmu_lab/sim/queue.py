@@ -25,7 +25,7 @@ BUILD, GATHER, SPACE, LOCK, DOORBELL, WAKE, CONSUME, HANDOFF, QUEUE, EXECUTE, RE
 
 
 MOST_READS = 100_000
-"""So many reads of a CONS that stands are simulated one by one; the others are left out."""
+"""So many reads of a CONS that stands, each of which somebody may notice, are simulated; the others are left out."""
 
 Edges = tuple[tuple[int, int], ...]
 """(stage, when it ended), from the last written entry to CONS."""
@@ -142,6 +142,31 @@ class Group:
             ticket.edges += edges
 
 
+class Onlooker:
+    """A CPU that reads a CONS which stands, again and again, from the end of a read at `t` on; nobody notices.
+
+    None of its reads is an event but the first that may find something new: it is over when `wakes`.
+    """
+
+    __slots__ = ("clock", "due", "party", "stride", "t", "wakes")
+
+    def __init__(self, clock: Clock, t: int, stride: int, party: int) -> None:
+        self.clock, self.t, self.stride, self.party = clock, t, stride, party
+        self.wakes = clock.signal("space")
+        self.due = 0
+
+    def look(self, since: int) -> None:
+        """Something is new from `since` on: the first read that ends then or later counts."""
+        due = self.t + max(1, -(-(since - self.t) // self.stride)) * self.stride
+        if not self.due or due < self.due:
+            self.due = due
+            self.clock.turn(due, READ_CONS, self.party, "space").callbacks.append(self._wake)
+
+    def _wake(self, turn: Any) -> None:
+        if not self.wakes.triggered:
+            self.wakes.succeed()
+
+
 class CommandQueue:
     """A queue in memory with its PROD and CONS, and the driver's state beside it.
 
@@ -154,7 +179,8 @@ class CommandQueue:
         ring: carries a published `Group` out of the guest at a time, and returns when the writer of PROD runs on; where
             that must be waited for, a generator does.
         read_cons: generator that reads the CONS register at a time, and returns when the value was taken and when it is
-            there.
+            there. Also told how many reads that nobody noticed came before.
+        noticed: such a read is in somebody's way.
         name: (guest, number in the guest); the host's own is ``()``.
         advance: brings CONS up to a time, where its moves are worked out late.
         by_msi: a CMD_SYNC's own word tells its end, so the shadow of CONS moves there, not to a CONS that was read.
@@ -172,7 +198,8 @@ class CommandQueue:
         log2size: int,
         relax: int,
         ring: Callable[[Group, int], int | Generator[Any, Any, int]],
-        read_cons: Callable[[int], Generator[Any, Any, tuple[int, int]]],
+        read_cons: Callable[[int, int], Generator[Any, Any, tuple[int, int]]],
+        noticed: bool,
         name: tuple[int, ...] = (),
         advance: Callable[[int], None] = lambda t: None,
         by_msi: bool = False,
@@ -184,6 +211,7 @@ class CommandQueue:
         self.relax = relax
         self.ring = ring
         self.read_cons = read_cons
+        self.noticed = noticed
         self.name = name
         self.advance = advance
         self.by_msi = by_msi
@@ -200,6 +228,7 @@ class CommandQueue:
         self.watching: list[Any] = []  # CPUs that wait for room until they have
         self.fruitless = 0  # reads of a CONS that did not move
         self.stirred: list[Any] = []  # CPUs that wait until it does
+        self.onlookers: list[Onlooker] = []
 
     def register(self, count: int) -> int:
         """The value that PROD or CONS holds for a count of entries."""
@@ -236,7 +265,7 @@ class CommandQueue:
         while self.size - (self.prod - self.shadow) < work.entries:
             if irqs is not None:
                 irqs.release(t)
-            t = yield from self._wait_not_full(t, party)
+            t = yield from self._wait_not_full(t, party, irqs is not None)
             if irqs is not None:
                 t = yield from irqs.hold(t)
                 if clock.peek() <= t:
@@ -277,6 +306,8 @@ class CommandQueue:
         """
         self.prod += work.entries
         self.holders += work.sync
+        for onlooker in self.onlookers:
+            onlooker.look(t + 1)
         return Ticket(work, self.prod, t + write, waited)
 
     def _write_prod(self, group: Group, t: int) -> Any:
@@ -312,6 +343,27 @@ class CommandQueue:
 
     # -- the shadow of CONS ------------------------------------------------------------------------------------------
 
+    def _look_on(self, t: int, party: int) -> Generator[Any, Any, int]:
+        """Read CONS until it has moved, or somebody else holds the lock: returns when that read is over."""
+        before, unseen = self.shadow, 0
+        while True:
+            taken, seen = yield from self.read_cons(t + 1, unseen)
+            if self.clock.peek() <= seen:
+                yield self.clock.turn(seen, READ_CONS, party, "space")
+            fresh = self.shadow != before
+            self.shadow = self._cons_at(taken)
+            if fresh or self.shadow != before or self.holders:
+                return seen
+            stride = seen - t
+            onlooker = Onlooker(self.clock, seen, stride, party)
+            self.onlookers.append(onlooker)
+            if self.moves:
+                onlooker.look(self.moves[0][0])
+            yield onlooker.wakes
+            self.onlookers.remove(onlooker)
+            unseen = (onlooker.due - seen) // stride - 1
+            t = seen + unseen * stride
+
     def _skip(self, t: int, stride: int, party: int) -> Generator[Any, Any, int]:
         """Leave out the reads of a CONS that stands for long: returns when the last of them is over."""
         if not self.moves:
@@ -327,6 +379,8 @@ class CommandQueue:
         """The consumer moves CONS over `entries` at `t`."""
         self.cons += entries
         self.moves.append((t, self.cons))
+        for onlooker in self.onlookers:
+            onlooker.look(t)
         for moved in self.stirred:
             moved.succeed()
         self.stirred.clear()
@@ -383,15 +437,17 @@ class CommandQueue:
             self.settled = self.moves.popleft()[1]
         return self.settled
 
-    def _wait_not_full(self, t: int, party: int) -> Generator[Any, Any, int]:
+    def _wait_not_full(self, t: int, party: int, noticed: bool = False) -> Generator[Any, Any, int]:
         """arm_smmu_cmdq_poll_until_not_full: read CONS if nobody holds the lock, else watch its shadow.
 
         The shadow moves when the last holder leaves. A full queue is watched in poll steps; one that has room, but too
         little, in a loop without delays.
         """
         self._settle(t)
+        if not self.holders and not (noticed or self.noticed):
+            return (yield from self._look_on(t, party))
         if not self.holders:
-            taken, seen = yield from self.read_cons(t + 1)
+            taken, seen = yield from self.read_cons(t + 1, 0)
             if self.clock.peek() <= seen:
                 yield self.clock.turn(seen, READ_CONS, party, "space")
             before, self.shadow = self.shadow, self._cons_at(taken)

@@ -61,7 +61,7 @@ class Vcpu:
             return iter(scenario.operations(guest, number, metal))
         endless = scenario.neighbour.workload.but(ops=MOST_OPS)
         operations = endless.operations(number, scenario.smmu.ril, scenario.reaches(guest, number, metal))
-        return takewhile(lambda _: machine.measured, operations)
+        return takewhile(lambda _: machine.goes_on(), operations)
 
     def strict(self) -> Generator[Any, Any, None]:
         """Every operation waits for its own invalidation."""

@@ -50,7 +50,7 @@ class RequestQueue(CommandQueue):
         batches: Table,
         alone: bool,
     ) -> None:
-        super().__init__(clock, log2size, costs.relax, ring, self._unused, name, batches=batches)
+        super().__init__(clock, log2size, costs.relax, ring, self._unused, False, name, batches=batches)
         self.counts = counts
         self.lock = Lock(clock)
         self.alone = alone
@@ -58,7 +58,7 @@ class RequestQueue(CommandQueue):
         self.interrupt = costs.lpi if row.completion == "used-ring-irq" else None
 
     @staticmethod
-    def _unused(t: int) -> Generator[Any, Any, tuple[int, int]]:
+    def _unused(t: int, unseen: int) -> Generator[Any, Any, tuple[int, int]]:
         return t, t
         yield
 

@@ -1,6 +1,7 @@
 """One door for every setting: strict, all problems at once, the same words from Python, TOML and --set."""
 
 import itertools
+import pickle
 
 import attrs
 import pytest
@@ -28,6 +29,14 @@ def problems(make, *args, **kwargs):
     with pytest.raises(InvalidInput) as raised:
         make(*args, **kwargs)
     return list(raised.value.problems)
+
+
+def test_an_error_that_has_been_elsewhere_says_the_same():
+    """In a worker's process it is pickled, in a simulation simpy makes it anew."""
+    error = InvalidInput(["vcpus: 0", "guests: 0"])
+    for other in (pickle.loads(pickle.dumps(error)), type(error)(*error.args)):
+        assert other.problems == error.problems
+        assert str(other) == "vcpus: 0\nguests: 0"
 
 
 DURATION = 'a duration such as "2.5us", or whole nanoseconds, up to an hour'

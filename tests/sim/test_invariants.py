@@ -13,7 +13,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from smmu_lab.record import BATCHES, OPS, STAGES, Table
-from smmu_lab.scenario import InvalidInput, Recorded, Scenario, Smmu, Unmaps, approach, approaches, costs, read_trace
+from smmu_lab.scenario import (
+    Host,
+    InvalidInput,
+    Recorded,
+    Scenario,
+    Smmu,
+    Unmaps,
+    approach,
+    approaches,
+    costs,
+    read_trace,
+)
 from smmu_lab.sim import clock, simulate
 from smmu_lab.sim.consumer import Lock
 from smmu_lab.sim.driver import Work, poll, poll_step
@@ -384,6 +395,35 @@ def test_at_most_four_events_per_issue_call(name, pages):
         assert spent <= 4 * issue_calls
 
 
+@pytest.mark.parametrize("name", ["short-path", "vcmdq", "bare-metal"])
+def test_the_reads_of_a_cpu_that_waits_for_room_are_counted_and_no_events(name):
+    small = Scenario(
+        workload=Unmaps(pages=100, ops=5, think=0),
+        smmu=Smmu(ril=False, queue_log2=7, host_queue_log2=7),
+        vcpus=6,
+    )
+    for slow in (1, 1000):
+        run = simulate(small.but({"costs.t_tlbi": 80 * slow}), name)
+        lists = 2 * 6 * 5
+        assert run.events["space"] <= 40 * lists
+    assert run.counts.cons_reads > 200 * run.events["space"]
+
+
+def test_neighbours_who_never_let_the_measured_guest_through_are_an_error():
+    """A thread for each VM: of its queues one always has something, and so the thread keeps the only CPU."""
+    scenario = Scenario(workload=Unmaps(pages=1, ops=1), guests=2, vcpus=6, host=Host(worker_cpus=1)).but(
+        {
+            "topology": {"preset": "per-smmu", "smmus": 3},
+            "neighbour": {"guests": 1, "workload": {"pages": 100, "think": "2us"}},
+            "costs.t_tlbi": "10us",
+        }
+    )
+    row = approach("vhost-iommu").but(worker="vm")
+    with pytest.raises(InvalidInput, match=r"^neighbour.guests: 1 of them never let guest 0 through.*worker_cpus is 1"):
+        simulate(scenario, row)
+    assert simulate(scenario.but({"host.worker_cpus": 2}), row).latencies
+
+
 def test_events_are_counted():
     """The counter misses none of the engine's own: what simpy numbers is them, and a start and an end per process."""
     seen = []
@@ -417,7 +457,7 @@ def test_a_rider_is_published_by_its_owner():
         yield from queue.insert(at, work, 50, at)
 
     time = clock.Clock()
-    queue = CommandQueue(time, 7, 10, ring, None)
+    queue = CommandQueue(time, 7, 10, ring, None, False)
     for at, entries in ((1, 3), (20, 5), (40, 2), (60, 4)):
         time.env.process(cpu(at, entries))
     time.env.run()

@@ -7,7 +7,7 @@ import smmu_lab as lab
 from smmu_lab.study.bounds import bound, least
 from smmu_lab.study.load import bottleneck, loads
 from smmu_lab.study.served import span
-from tests.study.test_bounds import MACHINES, ROWS, VARIANTS, bounded, scenarios
+from tests.study.test_bounds import MACHINES, ROWS, VARIANTS, scenarios, simulate_unless_starved
 
 OPS, PAGES = 20, 5
 ALONE = lab.Scenario(
@@ -174,7 +174,7 @@ def test_nothing_is_lost_on_the_way(row, scenario, machine):
         reject()
     if scenario.refuses(row):
         return
-    run = bounded(scenario, row)
+    run = simulate_unless_starved(scenario, row)
     made, graph, kind = loads(run), run.graph, dict(run.graph.nodes(data="kind"))
 
     def passed(edges, *kinds):

@@ -19,7 +19,7 @@ from smmu_lab.sim.clock import Clock
 from smmu_lab.sim.simulate import observed
 from smmu_lab.study import Comparison
 from smmu_lab.view.explorer_approaches import columns, inked, misshapen, plain
-from smmu_lab.view.explorer_budget import DRAWING, Dropped, Watched, affordable, asked, work
+from smmu_lab.view.explorer_budget import DRAWING, Dropped, TooMuch, Watched, affordable, asked, work
 from smmu_lab.view.explorer_code import origin, python, toml
 from smmu_lab.view.explorer_pictures import VIEWS, basis, drawn, level, state, table
 from smmu_lab.view.knobs import Knob, applied, fixed, knobs, preset_of, values
@@ -139,7 +139,10 @@ class Explorer(Live):
             self._learn(took, (thread_time() - begun) * 1e6)
 
     def _preview(self) -> dict[str, float]:
-        """Show as much of the setting as the budget allows; how long each approach took to simulate, µs."""
+        """Show as much of the setting as the budget allows; how long each approach took to simulate, µs.
+
+        A setting that is too much for any preview keeps the last picture, until `settle` has simulated it.
+        """
         if problems := misshapen(self.setting["approaches"]):
             raise InvalidInput(problems)
         scenario = applied(self.scenario, self.setting)
@@ -162,9 +165,13 @@ class Explorer(Live):
             self._say([f"approaches: none {'of those chosen can run this' if names else 'is chosen'}"], said)
         else:
             self._asked = Asked(scenario, tuple(rows), preset_of(self.setting), said)
-            result, took = self._some(self._asked)
-            self._show(self._asked, result)
-            return took
+            try:
+                result, took = self._some(self._asked)
+            except TooMuch as error:
+                self._say([str(error)])
+            else:
+                self._show(self._asked, result)
+                return took
         return {}
 
     def _names(self) -> list[str]:
@@ -210,7 +217,7 @@ class Explorer(Live):
     def _some(self, what: Asked) -> tuple[Comparison, dict[str, float]]:
         """As much of it as the budget allows, and how long each approach took, µs."""
         usual = fmean(self._paces.values()) if self._paces else 1.0
-        some = affordable(what.scenario, [self._paces.get(row.name, usual) for row in what.rows])
+        some = affordable(what.scenario, what.rows, [self._paces.get(row.name, usual) for row in what.rows])
         runs, took = {}, {}
         for row in what.rows:
             begun = thread_time()
@@ -222,10 +229,11 @@ class Explorer(Live):
         """Correct the estimates by what a preview really took; figures are everybody's."""
         if not self.comparison or not took:
             return
-        expected = work(self.comparison.scenario) * asked(self.comparison.scenario)
+        number = asked(self.comparison.scenario)
         figures = max(0.0, total - sum(took.values()) - DRAWING) / len(took)
-        for name, each in took.items():
-            pace = (each + figures) / expected
+        assert self._drawn
+        for (name, each), expected in zip(took.items(), work(self.comparison.scenario, self._drawn.rows), strict=True):
+            pace = (each + figures) / (expected * number)
             self._paces[name] = (self._paces.get(name, pace) + pace) / 2
 
     def settle(self, wait: bool = False) -> None:
@@ -348,7 +356,7 @@ class Explorer(Live):
         refused = [f"{name}: {why}" for name, why in zip(names, self.shown["refused"], strict=False) if why]
         wrong = [*self.shown["problems"], *refused]
         if self.shown["problems"] and self.comparison:
-            wrong.append("The picture shows the last setting that could be simulated.")
+            wrong.append("The picture shows the last setting that was simulated.")
         notes = "".join(f"<p>{escape(line)}</p>" for line in wrong)
         if not (result := self.comparison) or not self._drawn:
             return notes, "\n\n".join(wrong)

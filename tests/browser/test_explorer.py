@@ -143,7 +143,7 @@ def test_hybrids_are_built_by_keyboard_and_what_cannot_be_is_said(lab, page, ser
     bars = explorer.locator(".result").inner_html()
     what_if.get_by_label("doorbell of short-path*").select_option("direct")
     what_if.locator(".problem", has_text="'direct' cannot be: it needs consumer 'hardware'").wait_for()
-    assert "last setting that could be simulated" in explorer.locator(".message").inner_text()
+    assert "last setting that was simulated" in explorer.locator(".message").inner_text()
     assert explorer.locator(".result").inner_html() == bars
     assert completion.evaluate("select => select.selectedOptions[0].text") == "kernel-cons"
     for dark in (False, True):

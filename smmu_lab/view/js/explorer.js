@@ -202,7 +202,7 @@ function render({ model, el }) {
     basis.textContent = shown.basis ?? "";
     warnings.replaceChildren(...(shown.warnings ?? []).map((line) => node("li", {}, line)));
     const problems = shown.problems ?? [];
-    const old = problems.length && shown.level ? "\nThe picture shows the last setting that could be simulated." : "";
+    const old = problems.length && shown.level ? "\nThe picture shows the last setting that was simulated." : "";
     message.textContent = problems.join("\n") + old;
     if (shown.level === "full" && !problems.length) heard.textContent = shown.verdict;
     run();
@@ -217,7 +217,9 @@ function render({ model, el }) {
   function run() {
     const running = model.get("running");
     level.dataset.running = running;
-    level.textContent = (LEVELS[model.get("shown").level] ?? "") + (running ? ", the full run is under way" : "");
+    const { level: now, problems } = model.get("shown");
+    const about = now && problems.length ? "○ an older setting" : (LEVELS[now] ?? "");
+    level.textContent = about + (running ? ", the full run is under way" : "");
   }
 
   /** A setting that came from Python or from another view. */

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -10,14 +9,22 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import TimeoutError, sync_playwright
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = Path(__file__).with_name("axe.min.js")  # 4.14.1
 THEME = "lab/api/settings/@jupyterlab/apputils-extension:themes"
+RAN = """() => {
+    const some = (selector, words) => [...document.querySelectorAll(selector)].some(n => n.textContent.includes(words));
+    if (some(".jp-OutputArea-output pre", "ALL-DONE")) return "done";
+    const busy = !document.querySelector('.jp-Notebook-ExecutionIndicator[data-status="idle"]');
+    window.atRest = busy || some(".jp-InputPrompt", "*") ? 0 : window.atRest + 1;
+    return window.atRest > 20 && "at rest";
+}"""
+"""Whether the cells have run, or nothing has run for 5 s; asked four times a second."""
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # root in a container has no user namespaces
     "--disable-gpu",
@@ -116,14 +123,13 @@ class Lab:
 
     def run_all(self, page, seconds: int = 120) -> None:
         """Run every cell through the menu, as a reader does, until the last one has printed ALL-DONE."""
-        begun = page.locator(".jp-InputPrompt:visible").filter(has_text=re.compile(r"\[[*\d]+\]"))
-        for _ in range(6):  # now and then JupyterLab takes the click, and runs nothing
+        for _ in range(6):  # now and then JupyterLab takes the click and runs nothing, or the first cell only
+            page.evaluate("window.atRest = 0")
             page.click('.lm-MenuBar-itemLabel:text-is("Run")')
             page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
-            with suppress(TimeoutError):
-                begun.first.wait_for(timeout=10_000)
-                break
-        page.wait_for_selector('.jp-OutputArea-output pre:has-text("ALL-DONE")', timeout=seconds * 1000)
+            if page.wait_for_function(RAN, polling=250, timeout=seconds * 1000).json_value() == "done":
+                return
+        raise AssertionError("the notebook did not come to its last cell")
 
 
 def private(home: Path) -> dict[str, str]:

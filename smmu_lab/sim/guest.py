@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
+from operator import sub
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,11 +18,12 @@ from smmu_lab.sim.completion import MsiWord, Polled, TrappedToVmm
 from smmu_lab.sim.consumer import Host, Lock, Vmm, kernel_worker
 from smmu_lab.sim.doorbell import KernelCall, TrapToKernel, TrapToVmm
 from smmu_lab.sim.doorbell import Polled as PolledDoorbell
+from smmu_lab.sim.driver import SYNC_TIMEOUT
 from smmu_lab.sim.handoff import Handoff, MapUnmap
 from smmu_lab.sim.hardware import Direct, Overlay
 from smmu_lab.sim.host import HostCpus, HostQueue
 from smmu_lab.sim.kernel import Kernel
-from smmu_lab.sim.queue import CommandQueue
+from smmu_lab.sim.queue import CommandQueue, Group
 from smmu_lab.sim.recovery import Gerror
 from smmu_lab.sim.smmu import Fifo, RoundRobin
 from smmu_lab.sim.thread import Doorbell, Thread
@@ -34,7 +36,7 @@ Completion = Polled | TrappedToVmm | MsiWord
 Path = tuple[CommandQueue, Completion]
 
 LOOKS = 1000
-"""After so many operations of neighbours: does anybody starve?"""
+"""After so many operations of neighbours: does anybody starve? In a line no queue is drained so often meanwhile."""
 
 ECMDQ_LOG2 = 8
 """ECMDQ_MAX_SZ_SHIFT: 256 entries (Zhen Lei, [PATCH v2 1/2], 9 August 2023)."""
@@ -54,7 +56,8 @@ class Machine:
         paths: on bare metal the "guests" are CPUs of one host: the first one puts its queues here for the others.
         irqs: and here what its first CPU holds while its interrupts are off.
         measured: vCPUs of measured guests that are not through.
-        bells: doorbells of measured guests to a worker.
+        bells: doorbells of measured guests to a worker: what waited there when somebody last looked, and all `drains`.
+        rivals: queues of neighbours that have a worker.
         passed: operations of neighbours.
     """
 
@@ -73,7 +76,8 @@ class Machine:
     paths: dict[int, list[Path]] = attrs.Factory(dict)
     irqs: Lock | None = None
     measured: int = 0
-    bells: list[Doorbell] = attrs.Factory(list)
+    bells: dict[Doorbell, tuple[Group | None, list[int]]] = attrs.Factory(dict)
+    rivals: list[CommandQueue] = attrs.Factory(list)
     passed: int = 0
 
     @cached_property
@@ -116,8 +120,12 @@ class Machine:
         """
         self.passed += 1
         if not self.passed % LOOKS and not self.faulty:
-            for bell in self.bells:
-                if bell.starves(self.clock.now):
+            drains = [queue.drains for queue in self.rivals]
+            for bell, (before, then) in self.bells.items():
+                first = bell.first
+                if first is None or first is not before:
+                    self.bells[bell] = first, drains
+                elif self.clock.now - first.captured > SYNC_TIMEOUT and max(map(sub, drains, then), default=0) > LOOKS:
                     raise InvalidInput([self._starved(bell)])
         return bool(self.measured)
 
@@ -127,7 +135,7 @@ class Machine:
             f"neighbour.guests: {guests} of them never let guest {bell.party >> 16} through under {self.row.name}: its "
             f"doorbell has waited for a worker for 1 s, longer than its driver would. A worker keeps its CPU, and with "
             f"weight 0 its turn, while it finds more (host.worker_cpus is {cpus}, weight {self.row.weight}): give it "
-            f"more CPUs or a weight, or let the neighbours think longer"
+            f"more CPUs or a smaller weight, or let the neighbours think longer"
         )
 
     def hardware_queue(self, smmu: int) -> Fifo:
@@ -214,8 +222,6 @@ class Guest:
         else:
             thread = machine.thread(node, row)
             bell = Doorbell(clock, thread, counts, party, row.weight)
-            if not scenario.is_neighbour(self.number):
-                machine.bells.append(bell)
             if requests is not None:
                 doorbell = Kick(bell, costs, counts, row)
             elif row.doorbell == "polled":
@@ -241,6 +247,10 @@ class Guest:
         queue.gerror = gerror
         self.queues.append(queue)
         if bell is not None:
+            if scenario.is_neighbour(self.number):
+                machine.rivals.append(queue)
+            else:
+                machine.bells[bell] = None, []
             worker = row.consumer if callable(row.consumer) else kernel_worker
             steps = worker(queue, bell, Host(clock, kernel, row, costs, requests, bell))
             if not hasattr(steps, "throw"):

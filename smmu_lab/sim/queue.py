@@ -305,9 +305,7 @@ class CommandQueue:
         Other ways of insertion (with retries, a fetch-and-add, a lock) differ here, in when the entries are written.
         """
         self.prod += work.entries
-        self.holders += work.sync
-        for onlooker in self.onlookers:
-            onlooker.look(t + 1)
+        self._hold(t, work.sync)
         return Ticket(work, self.prod, t + write, waited)
 
     def _write_prod(self, group: Group, t: int) -> Any:
@@ -326,6 +324,7 @@ class CommandQueue:
         self._settle(t)
         while self.size - (self.prod - self.shadow) < sum(work.entries for work in works):
             t = yield from self._wait_not_full(t, party)
+        self._hold(t, works[-1].sync)
         t += write
         tickets = []
         for work in works:
@@ -334,7 +333,6 @@ class CommandQueue:
             clock.note("issued", self.name, party, tickets[-1])
         group = Group(tickets[0])
         group.tickets = tickets
-        self.holders += works[-1].sync
         if clock.peek() <= t:
             yield clock.turn(t, PUBLISH, party, "publish")
         resumed = self._write_prod(group, t)
@@ -371,7 +369,8 @@ class CommandQueue:
             self.stirred.append(moved)
             yield moved
         self.fruitless = 0
-        t += max(0, self.moves[0][0] - t) // stride * stride
+        skipped = max(0, (self.moves[0][0] - t) // stride, -((t - self.clock.now) // stride))
+        t += skipped * stride
         yield self.clock.turn(t, READ_CONS, party, "space")
         return t
 
@@ -422,6 +421,12 @@ class CommandQueue:
             for watcher in self.watching:
                 watcher.succeed()
             self.watching.clear()
+
+    def _hold(self, t: int, sync: int) -> None:
+        """Somebody who will wait for a CMD_SYNC takes the lock at `t`."""
+        self.holders += sync
+        for onlooker in self.onlookers:
+            onlooker.look(t + 1)
 
     def _settle(self, t: int) -> None:
         leaving = self.leaving

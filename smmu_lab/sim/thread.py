@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from smmu_lab.record import Counts
 from smmu_lab.scenario import Approach, Costs
 from smmu_lab.sim.clock import SUBMIT, Clock, exponential
-from smmu_lab.sim.driver import SYNC_TIMEOUT
 from smmu_lab.sim.host import HostCpus
 
 if TYPE_CHECKING:
@@ -155,7 +154,6 @@ class Doorbell:
         self.turn = False  # the thread works for this queue
         self.fresh = False
         self.reached = 0  # when the consumer is
-        self.stale: Group | None = None  # what stood first in line when somebody last looked
 
     def rang(self, t: int) -> None:
         """Set the flag at `t`; the queue gets into line unless it stands there or has its turn."""
@@ -172,11 +170,10 @@ class Doorbell:
         """The consumer works for this queue at `t`, or looks for more: it has suppressed its doorbell."""
         return self.turn or (self.thread.looking and t <= self.thread.until)
 
-    def starves(self, t: int) -> bool:
-        """The same publication has waited for the thread since somebody last asked, and for 1 s at `t`."""
-        first = self.published[0] if self.published and not self.turn else None
-        before, self.stale = self.stale, first
-        return first is not None and first is before and t - first.captured > SYNC_TIMEOUT
+    @property
+    def first(self) -> Group | None:
+        """The publication that has waited longest for the thread."""
+        return self.published[0] if self.published and not self.turn else None
 
     def wait(self) -> Generator[Any, Any, int]:
         """Until the doorbell has rung and the thread works for this queue: returns when."""

@@ -78,9 +78,10 @@ def affordable(scenario: Scenario, rows: Sequence[Approach], paces: Sequence[flo
     struck = scenario.fault.op + 1 if scenario.fault else 0
     fewest = max(1, min(longest, max(FLUSH if lazy else FEWEST, struck)))
     if (takes := DRAWING + fewest * each) > MOST:
+        noun = "operations" if isinstance(load, Recorded) else "unmaps"
         under = f"{len(rows)} approaches" if len(rows) > 1 else rows[0].name
         raise TooMuch(
-            f"Too much for a preview: {fewest:,} unmaps on each of {vcpus:,} vCPUs under {under} take about "
+            f"Too much for a preview: {fewest:,} {noun} on each of {vcpus:,} vCPUs under {under} take about "
             f"{takes / 1e3:,.0f} ms, and {MOST / 1e3:.0f} ms are allowed. The full run follows."
         )
     return scenario.but({"workload.ops": max(fewest, min(longest, int((BUDGET - DRAWING) / each)))})

@@ -424,6 +424,18 @@ def test_neighbours_who_never_let_the_measured_guest_through_are_an_error():
     assert simulate(scenario.but({"host.worker_cpus": 2}), row).latencies
 
 
+def test_who_waits_long_in_a_line_is_not_starved():
+    """Thirty neighbours with a flush that takes 100 ms, and the measured guest behind them; it has its turn."""
+    slow = {"pages": 1, "ats_devices": 1, "stall": "100ms", "lazy": True, "think": "20us"}
+    scenario = Scenario(workload=Unmaps(pages=1, ops=3, think="30ms", ats_devices=1), guests=31)
+    run = simulate(
+        scenario.but({"neighbour": {"guests": 30, "workload": slow}}),
+        approach("short-path").but(worker="host", weight=16),
+    )
+    assert len(run.measured) == 3
+    assert run.counts.timeouts
+
+
 def test_events_are_counted():
     """The counter misses none of the engine's own: what simpy numbers is them, and a start and an end per process."""
     seen = []

@@ -24,7 +24,8 @@ def simulate(scenario: Scenario, by: Approach | str) -> Run:
         The record of the run. The same scenario and approach give the same bits.
 
     Raises:
-        InvalidInput: there is no such approach, or the scenario cannot run under it.
+        InvalidInput: there is no such approach, the scenario cannot run under it, or its neighbours never let the
+            measured guests through.
 
     >>> from smmu_lab.scenario import Scenario, Smmu, Unmaps
     >>> run = simulate(Scenario(workload=Unmaps(pages=128, ops=1), smmu=Smmu(ril=False)), "qemu-today")

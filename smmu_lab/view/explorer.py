@@ -131,10 +131,8 @@ class Explorer(Live):
         self._asked = None
         try:
             took = self._preview()
-        except InvalidInput as error:
-            self._say(error.problems)
         except Exception as error:  # a widget has no other place to say it
-            self._say([_bug(error)])
+            self._say(_wrong(error))
         else:
             self._learn(took, (thread_time() - begun) * 1e6)
 
@@ -258,7 +256,7 @@ class Explorer(Live):
         try:
             self._show(what, _runs(what, Clock))
         except Exception as error:
-            self._say([_bug(error)])
+            self._say(_wrong(error))
 
     async def _settle_beside(self, what: Asked, question: int) -> None:
         """The full run in a thread of its own: whatever is asked for meanwhile is answered at once, and ends it."""
@@ -279,7 +277,7 @@ class Explorer(Live):
             pass
         except Exception as error:
             if question == self._question:
-                self._say([_bug(error)])
+                self._say(_wrong(error))
         finally:
             if question == self._question:
                 self.running = False
@@ -380,5 +378,7 @@ def _picture(view: str, what: Asked, result: Comparison, width: int) -> str:
     return drawn(view, result, width, state(result, what.scenario, what.stand["values"]["costs"]))
 
 
-def _bug(error: Exception) -> str:
-    return f"This setting could not be simulated: {type(error).__name__}: {error}"
+def _wrong(error: Exception) -> Iterable[str]:
+    if isinstance(error, InvalidInput):
+        return error.problems
+    return [f"This setting could not be simulated: {type(error).__name__}: {error}"]

@@ -156,6 +156,19 @@ def test_what_is_too_much_for_a_preview_is_said_and_simulated_when_it_settles(wi
     assert shown.shown["problems"] == []
 
 
+def test_a_run_that_neighbours_never_let_end_is_said_as_simulate_says_it(wide, monkeypatch):
+    refusal = lab.InvalidInput(["neighbour.guests: 2 of them never let guest 0 through"])
+
+    def starved(*_):
+        raise refusal
+
+    shown = lab.explore(wide, ["batched"])
+    monkeypatch.setattr(explorer, "observed", starved)
+    shown.setting = {"vcpus": 3, "workload.ops": 100_000}
+    shown.settle(wait=True)
+    assert shown.shown["problems"] == list(refusal.problems)
+
+
 def test_never_more_than_asked_and_enough_for_a_flush(wide):
     assert affordable(wide.but({"workload.ops": 3}), [VCMDQ], [1.0]).workload.ops == 3
     assert affordable(wide.but({"workload.lazy": True, "vcpus": 16}), [VCMDQ], [2.0]).workload.ops == FLUSH
